@@ -1,0 +1,104 @@
+"""Lays linker files out as one ksyms image: header, .symtab, .strtab.
+
+The layout is that of FreeBSD's sys/dev/ksyms/ksyms.c (struct ksyms_hdr, ksyms_add,
+ksyms_emit), to the byte. Pure: same input, same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ksymsfs.elf import (
+    ELFOSABI_FREEBSD,
+    ET,
+    PF_R,
+    PF_W,
+    PF_X,
+    PT_LOAD,
+    SHT,
+    ElfFormat,
+)
+from ksymsfs.linker import LinkerFile
+
+# The implicit NUL of the C initialiser is part of the 28 bytes.
+SHSTRTAB = b"\0.symtab\0.strtab\0.shstrtab\0\0"
+
+
+def header_size(fmt: ElfFormat) -> int:
+    """sizeof(struct ksyms_hdr), the offset of .symtab: 464 in ELF64, 304 in ELF32."""
+    size = fmt.ehsize + 2 * fmt.phentsize + 4 * fmt.shentsize + len(SHSTRTAB)
+    return -(-size // fmt.wordsize) * fmt.wordsize
+
+
+def image_size(files: Sequence[LinkerFile], fmt: ElfFormat) -> int:
+    """The size in bytes of the image of *files*: the size pass of ksyms_open."""
+    syms = sum(len(f.symtab) for f in files) * fmt.symentsize
+    return header_size(fmt) + syms + sum(len(f.strtab) for f in files)
+
+
+def image_header(fmt: ElfFormat, symsize: int, strsize: int) -> bytes:
+    """struct ksyms_hdr, for tables of *symsize* and *strsize* bytes."""
+    phoff = fmt.ehsize
+    shoff = phoff + 2 * fmt.phentsize
+    shstroff = shoff + 4 * fmt.shentsize
+    symoff = header_size(fmt)
+    header = b"".join(
+        [
+            fmt.ehdr(
+                osabi=ELFOSABI_FREEBSD,
+                type_=ET.EXEC,
+                phoff=phoff,
+                phnum=2,
+                shoff=shoff,
+                shnum=4,
+                shstrndx=3,
+            ),
+            fmt.phdr(type_=PT_LOAD, flags=PF_R | PF_X),
+            fmt.phdr(type_=PT_LOAD, flags=PF_R | PF_W | PF_X),
+            fmt.shdr(),
+            # sh_info is the count of all symbols, as the kernel has it.
+            fmt.shdr(
+                name=1,
+                type_=SHT.SYMTAB,
+                offset=symoff,
+                size=symsize,
+                link=2,
+                info=symsize // fmt.symentsize,
+                align=fmt.wordsize,
+                entsize=fmt.symentsize,
+            ),
+            fmt.shdr(
+                name=9, type_=SHT.STRTAB, offset=symoff + symsize, size=strsize, align=1
+            ),
+            fmt.shdr(name=17, type_=SHT.STRTAB, offset=shstroff, size=len(SHSTRTAB)),
+            SHSTRTAB,
+        ]
+    )
+    return header.ljust(symoff, b"\0")
+
+
+def build_image(files: Sequence[LinkerFile], fmt: ElfFormat) -> bytes:
+    """The image of *files*, in their order.
+
+    Each file's tables are copied whole, with st_name moved up by the bytes of string
+    table that precede its own (ksyms_add). Raises ValueError where the string tables
+    exceed the 4 GiB that st_name can address.
+    """
+    symsize = sum(len(f.symtab) for f in files) * fmt.symentsize
+    strsize = sum(len(f.strtab) for f in files)
+    if strsize > 0xFFFFFFFF:
+        raise ValueError(f"string tables of {strsize} bytes exceed what st_name holds")
+    symoff = header_size(fmt)
+    image = bytearray(symoff + symsize + strsize)
+    image[:symoff] = image_header(fmt, symsize, strsize)
+    syms = np.frombuffer(image, fmt.sym_dtype, symsize // fmt.symentsize, symoff)
+    first, stroff = 0, symoff + symsize
+    for file in files:
+        last = first + len(file.symtab)
+        syms[first:last] = file.symtab
+        syms["st_name"][first:last] += stroff - symoff - symsize
+        image[stroff : stroff + len(file.strtab)] = file.strtab
+        first, stroff = last, stroff + len(file.strtab)
+    return bytes(image)

@@ -1,0 +1,45 @@
+"""A kernel or module as the linker knows it: FreeBSD's ``linker_file``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ksymsfs.elf import SHN, STB, STT, ElfFormat, SymArray, st_info
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LinkerFile:
+    """One linker file: its name, where it lies, and its symbol and string tables.
+
+    *symtab* is ElfN_Sym records in the byte order of the image to be built; st_name
+    counts from the start of *strtab*, st_value is absolute. The tables are emitted as
+    they are: the null symbol, the order and the sizes are the source's business.
+    """
+
+    name: str
+    address: int
+    """Load address (kldstat's, or the second last column of /proc/modules)."""
+    size: int
+    """Bytes in memory."""
+    symtab: SymArray
+    strtab: bytes
+
+
+def linker_file_symbol(
+    fmt: ElfFormat, st_name: int, address: int, size: int
+) -> SymArray:
+    """The record that carries a linker file's name and range through the image.
+
+    STT_FILE, STB_LOCAL, SHN_ABS, as for a source file, but with st_value = load
+    address and st_size = size in memory. The size is never 0, which is what tells it
+    from an ordinary STT_FILE symbol; readers such as lockstat skip the type.
+    """
+    sym = np.zeros(1, fmt.sym_dtype)
+    sym["st_name"] = st_name
+    sym["st_info"] = st_info(STB.LOCAL, STT.FILE)
+    sym["st_shndx"] = SHN.ABS
+    sym["st_value"] = address
+    sym["st_size"] = max(size, 1)
+    return sym

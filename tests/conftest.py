@@ -1,0 +1,76 @@
+"""Markers that say why they skip, and KSYMSFS_REQUIRE, which forbids the skip."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+
+
+def _fuse_missing() -> str:
+    if os.geteuid() != 0:
+        return "mounting needs root"
+    if not Path("/dev/fuse").exists():
+        return "there is no /dev/fuse"
+    try:
+        os.close(os.open("/dev/fuse", os.O_RDWR))
+    except OSError as error:
+        return f"/dev/fuse cannot be opened: {error.strerror}"
+    return ""
+
+
+def _kernel_missing() -> str:
+    try:
+        with Path("/proc/kallsyms").open() as table:
+            first = table.readline()
+    except OSError as error:
+        return f"/proc/kallsyms cannot be read: {error.strerror}"
+    if not first.strip("0 \n") or first.startswith("0" * 8):
+        return "the kernel hides its addresses from this user (needs CAP_SYSLOG)"
+    return ""
+
+
+def _bpf_missing() -> str:
+    if os.geteuid() != 0:
+        return "bpf(2) needs root"
+    for program in ("bpftool", "clang-19"):
+        if not shutil.which(program) and not Path("/usr/sbin", program).exists():
+            return f"{program} is not installed"
+    return ""
+
+
+def _vm_missing() -> str:
+    if "vm" not in os.environ.get("KSYMSFS_REQUIRE", "").split(","):
+        return "booting guests is slow: set KSYMSFS_REQUIRE=vm, or run make vmtest"
+    if not shutil.which("qemu-system-x86_64"):
+        return "qemu-system-x86_64 is not installed"
+    return ""
+
+
+MISSING: dict[str, Callable[[], str]] = {
+    "fuse": cache(_fuse_missing),
+    "kernel": cache(_kernel_missing),
+    "bpf": cache(_bpf_missing),
+    "vm": cache(_vm_missing),
+}
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    required = os.environ.get("KSYMSFS_REQUIRE", "").split(",")
+    for marker, missing in MISSING.items():
+        if item.get_closest_marker(marker) and (reason := missing()):
+            if marker in required:
+                pytest.fail(f"KSYMSFS_REQUIRE has {marker}, but {reason}")
+            pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The test data that travels with the project (see tests/data/README.md)."""
+    return HERE / "data"
