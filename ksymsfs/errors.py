@@ -7,6 +7,10 @@ class KsymsFSError(Exception):
     """Base class of every error that ksymsfs raises on purpose."""
 
 
+class OptionError(KsymsFSError, ValueError):
+    """Command line options that are wrong, or contradict each other."""
+
+
 class SourceError(KsymsFSError, OSError):
     """A symbol source could not be read: *source* names it, *reason* says why."""
 

@@ -1,0 +1,27 @@
+"""What makes the device FreeBSD's, NetBSD's or illumos's: data and a few functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from ksymsfs.elf import ElfFormat
+from ksymsfs.image import build_image
+from ksymsfs.linker import LinkerFile
+
+Layout: TypeAlias = Callable[[Sequence[LinkerFile], ElfFormat], bytes]
+"""A function that lays linker files out as one image."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flavor:
+    """The rules of one system's /dev/ksyms."""
+
+    name: str
+    layout: Layout
+
+
+FLAVORS = {flavor.name: flavor for flavor in (Flavor("freebsd", build_image),)}
+
+LAYOUTS: dict[str, Layout] = {"freebsd": build_image}
