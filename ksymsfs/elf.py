@@ -55,8 +55,10 @@ class SHT(IntEnum):
     PROGBITS = 1
     SYMTAB = 2
     STRTAB = 3
+    RELA = 4
     NOTE = 7
     NOBITS = 8
+    REL = 9
     DYNSYM = 11
     INIT_ARRAY = 14
     FINI_ARRAY = 15

@@ -3,10 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from ksymsfs.elf import SHN, STB, STT, ElfFormat, SymArray, st_info
+
+SectionArray: TypeAlias = np.ndarray[Any, np.dtype[np.uint16]]
+"""A section number a symbol."""
+
+
+class ImageSection(IntEnum):
+    """The sections that a symbol of an image can be in, as its st_shndx counts them.
+
+    They are really there in the debug layout; FreeBSD's has the numbers alone.
+    """
+
+    TEXT = 1
+    RODATA = 2
+    DATA = 3
+    BSS = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,6 +42,9 @@ class LinkerFile:
     """Bytes in memory."""
     symtab: SymArray
     strtab: bytes
+    sections: SectionArray | None = None
+    """The ImageSection of each symbol (or SHN_UNDEF, SHN_ABS), where *symtab* keeps the
+    st_shndx of another file; None where its st_shndx is that already."""
 
 
 def linker_file_symbol(

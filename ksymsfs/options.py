@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+import re
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 
 from ksymsfs.errors import OptionError
 from ksymsfs.flavor import FLAVORS, LAYOUTS, Flavor, Layout
 from ksymsfs.sources import Source
+from ksymsfs.sources.elf_files import ElfFiles, LinuxFacts, ModuleFile
 from ksymsfs.sources.saved_tables import SavedTables
 
 
@@ -20,10 +22,38 @@ def add_source_arguments(parser: ArgumentParser) -> None:
         "--kallsyms",
         type=Path,
         metavar="FILE",
-        help="a saved /proc/kallsyms, or a System.map",
+        help="a saved /proc/kallsyms, or a System.map; with --kernel it only tells "
+        "where KASLR put the kernel",
     )
     group.add_argument(
         "--modules", type=Path, metavar="FILE", help="the /proc/modules saved with it"
+    )
+    group.add_argument(
+        "--kernel", type=Path, metavar="ELF", help="a kernel's ELF file, or a vmlinux"
+    )
+    group.add_argument(
+        "-m",
+        dest="module",
+        action="append",
+        default=[],
+        type=_module_file,
+        metavar="FILE[@ADDR[+SIZE]]",
+        help="the ELF file of a module, where and how large kldstat(8) says it is; "
+        "repeat it in load order",
+    )
+    group.add_argument(
+        "--sections",
+        type=Path,
+        metavar="FILE",
+        help="where Linux modules' sections are: the output of "
+        "'grep -r . /sys/module/*/sections/', lines 'MODULE SECTION ADDRESS', or a "
+        "copy of the folder (default: /sys/module)",
+    )
+    group.add_argument(
+        "--relocate",
+        type=_number,
+        metavar="OFFSET",
+        help="how many bytes KASLR moved the kernel",
     )
 
 
@@ -48,11 +78,46 @@ def source_from(args: Namespace) -> Source:
 
     Raises OptionError where options contradict each other.
     """
+    if args.kernel:
+        facts = LinuxFacts(args.relocate, args.kallsyms, args.modules, args.sections)
+        return ElfFiles(args.kernel, args.module, facts)
+    for option in ("module", "sections", "relocate"):
+        if getattr(args, option):
+            name = "-m" if option == "module" else f"--{option}"
+            raise OptionError(f"{name} needs --kernel")
     if args.kallsyms:
         return SavedTables(args.kallsyms, args.modules)
     if args.modules:
-        raise OptionError("--modules needs --kallsyms")
+        raise OptionError("--modules needs --kallsyms or --kernel")
     raise OptionError("no source of symbols given: use --kallsyms FILE")
+
+
+def _number(text: str) -> int:
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise ArgumentTypeError(f"not a number like 0x1000: {text!r}") from None
+
+
+_MODULE = re.compile(
+    r"(?P<path>.+)@(?P<address>0x[0-9a-fA-F]+|[0-9]+)"
+    r"(?:\+(?P<size>0x[0-9a-fA-F]+|[0-9]+))?"
+)
+
+
+def _module_file(text: str) -> ModuleFile:
+    match = _MODULE.fullmatch(text)
+    if match is None:
+        path = Path(text)
+        if "@" in path.name and not path.exists():
+            raise ArgumentTypeError(
+                f"not FILE@ADDRESS+SIZE with numbers like 0xffffffff80f18000: {text!r}"
+            )
+        return ModuleFile(path)
+    size = match["size"]
+    return ModuleFile(
+        Path(match["path"]), int(match["address"], 0), int(size, 0) if size else None
+    )
 
 
 def flavor_from(args: Namespace) -> Flavor:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ksymsfs.elf import SHN, STB, STT, ElfFormat, SymArray, st_info
 from ksymsfs.errors import RestrictedError, SourceFormatError
-from ksymsfs.linker import LinkerFile, linker_file_symbol
+from ksymsfs.linker import ImageSection, LinkerFile, linker_file_symbol
 from ksymsfs.sources.modules import Module
 
 _Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
@@ -23,8 +23,7 @@ PAGE = 4096
 
 STV_HIDDEN = 2
 
-# st_shndx of a letter: the sections of the debug layout, which has them for real.
-TEXT, RODATA, DATA, BSS = 1, 2, 3, 4
+TEXT, RODATA, DATA, BSS = map(int, ImageSection)
 
 _LINE = re.compile(
     rb"(?P<address>[0-9a-fA-F]{1,16}) (?P<letter>[A-Za-z?]) (?P<name>[^\s\0]+)"

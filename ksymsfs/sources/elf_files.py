@@ -1,0 +1,171 @@
+"""A kernel's symbols from its ELF files: the kernel and its modules."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ksymsfs.elf import ELFOSABI_FREEBSD, ElfFormat
+from ksymsfs.errors import RestrictedError, SourceFormatError
+from ksymsfs.linker import LinkerFile
+from ksymsfs.sources import freebsd_linker, linux_linker
+from ksymsfs.sources.fingerprint import files_fingerprint
+from ksymsfs.sources.modules import parse_modules, require_settled
+from ksymsfs.sources.objectfile import ObjectFile, read_object
+from ksymsfs.sources.section_addresses import section_addresses, section_files
+
+SYSFS = Path("/sys/module")
+
+
+class ModuleFile(NamedTuple):
+    """A module's file, and where it is loaded as kldstat(8) or /proc/modules says."""
+
+    path: Path
+    address: int | None = None
+    size: int | None = None
+
+
+class LinuxFacts(NamedTuple):
+    """What Linux decided at boot and at load, which its files cannot tell."""
+
+    relocation: int | None = None
+    """How far KASLR moved the kernel, in bytes."""
+    kallsyms: Path | None = None
+    """A saved /proc/kallsyms, whose _stext tells the relocation."""
+    modules: Path | None = None
+    """A saved /proc/modules."""
+    sections: Path | None = None
+    """What `section_addresses` reads; None: the /sys/module of this machine."""
+
+
+class ElfFiles:
+    """The source that a kernel's ELF file and its modules' make, in load order.
+
+    By FreeBSD's rules, unless the files are Linux's or *linux* says something.
+    """
+
+    def __init__(
+        self,
+        kernel: Path,
+        modules: Sequence[ModuleFile] = (),
+        linux: LinuxFacts = LinuxFacts(),  # noqa: B008 (immutable)
+    ) -> None:
+        self._kernel = kernel
+        self._modules = tuple(modules)
+        self._linux = linux
+        self._format: ElfFormat | None = None
+        self._by_sections = False
+
+    @property
+    def name(self) -> str:
+        return str(self._kernel)
+
+    @property
+    def format(self) -> ElfFormat:
+        if self._format is None:
+            self._format = read_object(self._kernel).format
+        return self._format
+
+    def fingerprint(self) -> Hashable:
+        paths = [self._kernel, *(m.path for m in self._modules)]
+        paths += [p for p in (self._linux.kallsyms, self._linux.modules) if p]
+        if self._by_sections or self._linux.sections:
+            for module in self._modules:
+                paths += section_files(
+                    self._linux.sections or SYSFS, module_name(module.path)
+                )
+        return files_fingerprint(paths)
+
+    def linker_files(self) -> Sequence[LinkerFile]:
+        kernel = read_object(self._kernel)
+        modules = [read_object(module.path) for module in self._modules]
+        for module in modules:
+            if module.format != kernel.format:
+                raise module.error(
+                    f"is {_words(module.format)}, the kernel {_words(kernel.format)}"
+                )
+        linux = kernel.osabi != ELFOSABI_FREEBSD and (
+            any(self._linux) or any(map(linux_linker.is_linux, [kernel, *modules]))
+        )
+        place = self._by_linux_rules if linux else self._by_freebsd_rules
+        files = place(kernel, modules)
+        self._format = kernel.format
+        return files
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _by_freebsd_rules(
+        self, kernel: ObjectFile, modules: list[ObjectFile]
+    ) -> list[LinkerFile]:
+        relocation = self._linux.relocation or 0
+        files = [freebsd_linker.kernel_linker_file(kernel, relocation)]
+        vimage = freebsd_linker.has_vimage(kernel)
+        for where, module in zip(self._modules, modules, strict=True):
+            if where.address is None:
+                raise module.error("has no address: name it as FILE@ADDRESS")
+            files.append(
+                freebsd_linker.module_linker_file(
+                    module, where.address, where.size, vimage=vimage
+                )
+            )
+        return files
+
+    def _by_linux_rules(
+        self, kernel: ObjectFile, modules: list[ObjectFile]
+    ) -> list[LinkerFile]:
+        self._by_sections = bool(modules)
+        relocation = self._linux.relocation
+        if relocation is None:
+            relocation = self._relocation_from_kallsyms(kernel)
+        files = [linux_linker.kernel_linker_file(kernel, relocation)]
+        ranges = self._ranges()
+        for option, module in zip(self._modules, modules, strict=True):
+            name = module_name(option.path)
+            where = ranges.get(name)
+            if option.address is not None and option.size is not None:
+                where = option.address, option.size
+            source = self._linux.sections or SYSFS
+            sections = section_addresses(source, name)
+            if not sections:
+                raise module.error(
+                    f"{source} has no section addresses of module {name} "
+                    "(give them with --sections)"
+                )
+            files.append(linux_linker.module_linker_file(name, module, sections, where))
+        return files
+
+    def _relocation_from_kallsyms(self, kernel: ObjectFile) -> int:
+        path = self._linux.kallsyms
+        if path is None:
+            return 0
+        match = re.search(
+            rb"^([0-9a-fA-F]+) [A-Za-z] _stext$", path.read_bytes(), re.MULTILINE
+        )
+        if match is None:
+            raise SourceFormatError(str(path), "", "has no symbol _stext")
+        address = int(match[1], 16)
+        if not address:
+            raise RestrictedError(
+                str(path), "its addresses are 0: the kernel hid them when it was saved"
+            )
+        return linux_linker.relocation_by(kernel, b"_stext", address)
+
+    def _ranges(self) -> dict[str, tuple[int, int]]:
+        path = self._linux.modules
+        if path is None:
+            return {}
+        modules = parse_modules(path.read_bytes(), str(path))
+        require_settled(modules, str(path))
+        return {m.name: (m.address, m.size) for m in modules}
+
+
+def module_name(path: Path) -> str:
+    """The name that Linux gives the module in the file *path*."""
+    return path.name.split(".ko", 1)[0].replace("-", "_")
+
+
+def _words(fmt: ElfFormat) -> str:
+    return f"ELF{fmt.bits} {fmt.byteorder}-endian for machine {fmt.machine}"
