@@ -10,6 +10,7 @@ from ksyms.errors import (
     KsymsError,
     RestrictedError,
     SymbolNotFoundError,
+    TypeNotFoundError,
 )
 from ksyms.symbol import Symbol, Symbolized
 
@@ -25,4 +26,5 @@ __all__ = [
     "Symbol",
     "SymbolNotFoundError",
     "Symbolized",
+    "TypeNotFoundError",
 ]

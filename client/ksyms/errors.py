@@ -62,6 +62,16 @@ class BtfError(KsymsError, ValueError):
         self.reason = reason
 
 
+class TypeNotFoundError(KsymsError, LookupError):
+    """No type of *kind* is called *name* in the BTF called *btf*."""
+
+    def __init__(self, name: str, kind: str, btf: str) -> None:
+        super().__init__(f"{kind} {name!r} not found in the BTF of {btf}")
+        self.name = name
+        self.kind = kind
+        self.btf = btf
+
+
 class BpfObjectError(KsymsError, ValueError):
     """*path* is not a BPF object that libbpf would open; *reason* says why."""
 
