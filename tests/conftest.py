@@ -53,11 +53,20 @@ def _vm_missing() -> str:
     return ""
 
 
+def _guest_missing() -> str:
+    if "KSYMSFS_GUEST" not in os.environ:
+        return "loads kernel modules: only in a guest (make vmtest, or vagrant/)"
+    if not Path("/proc/modules").exists():
+        return "this kernel has no modules"
+    return ""
+
+
 MISSING: dict[str, Callable[[], str]] = {
     "fuse": cache(_fuse_missing),
     "kernel": cache(_kernel_missing),
     "bpf": cache(_bpf_missing),
     "vm": cache(_vm_missing),
+    "guest": cache(_guest_missing),
 }
 
 

@@ -1,0 +1,123 @@
+"""A run of a guest, with a shell script in QEMU's place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vagrant.vmtest.kernel import Kernel
+from vagrant.vmtest.machine import LOST, Machine, shell_command
+
+# Finds the result share and the console in QEMU's arguments, as a guest would.
+QEMU = """\
+#!/bin/sh
+for word; do
+    case $word in
+    local,path=*,mount_tag=result,*) result=${word#*path=}; result=${result%%,*} ;;
+    file:*) console=${word#file:} ;;
+    esac
+done
+printf 'booting\\r\\n' >"$console"
+"""
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    return Machine(
+        kernel=Kernel(tmp_path),
+        initrd=b"initrd",
+        userland=tmp_path / "userland",
+        checkout=tmp_path,
+        boot_limit=20,
+        limit=20,
+    )
+
+
+def write_qemu(directory: Path, script: str) -> None:
+    program = directory / "qemu-system-x86_64"
+    program.write_text(QEMU + script)
+    program.chmod(0o755)
+
+
+def test_the_status_and_the_output_are_the_commands(
+    machine: Machine, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_qemu(
+        tmp_path,
+        'echo up >"$result/started"\n'
+        'sh "$result/command" >"$result/stdout" 2>"$result/stderr"\n'
+        'echo $? >"$result/new"; mv "$result/new" "$result/status"; exec sleep 30\n',
+    )
+
+    status = machine.run("echo answer; echo complaint >&2; exit 7")
+
+    assert status == 7
+    assert capfd.readouterr() == ("answer\n", "complaint\n")
+
+
+def test_a_guest_that_ends_by_itself_is_lost(
+    machine: Machine, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_qemu(tmp_path, 'echo "Kernel panic - not syncing" >>"$console"\n')
+
+    status = machine.run("true")
+
+    assert status == LOST == 125
+    assert capfd.readouterr().err == (
+        "vmtest: guest lost: it ended by itself\n"
+        "console: booting\n"
+        "console: Kernel panic - not syncing\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("started", "limits", "reason"),
+    [
+        ("", (0.2, 20), "no shell after 0.2 s"),
+        ('echo up >"$result/started"', (0.1, 0.4), "not finished after 0.4 s"),
+    ],
+    ids=["boot", "command"],
+)
+def test_a_guest_that_hangs_is_lost(
+    started: str,
+    limits: tuple[float, float],
+    reason: str,
+    machine: Machine,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    write_qemu(tmp_path, f"{started}\nexec sleep 30\n")
+    hurried = Machine(
+        machine.kernel,
+        machine.initrd,
+        machine.userland,
+        machine.checkout,
+        boot_limit=limits[0],
+        limit=limits[1],
+    )
+
+    assert hurried.run("true") == LOST
+    assert f"vmtest: guest lost: {reason}\n" in capfd.readouterr().err
+
+
+def test_the_guest_has_no_network_and_cannot_write_the_checkout_or_the_image(
+    machine: Machine, tmp_path: Path
+) -> None:
+    write_qemu(tmp_path, "")
+
+    argv = machine.qemu(tmp_path / "result", tmp_path / "initrd", tmp_path / "console")
+
+    assert argv[argv.index("-nic") + 1] == "none"
+    assert "-nodefaults" in argv
+    assert argv[argv.index("-accel") + 1].startswith("tcg")
+    shares = {share.split("mount_tag=")[1]: share for share in argv if "tag=" in share}
+    writable = [tag.split(",")[0] for tag in shares if tag.endswith("readonly=off")]
+    assert writable == ["result"]
+    assert all("snapshot=on" in word for word in argv if "userland" in word)
+
+
+def test_several_words_are_quoted_and_one_is_shell_text() -> None:
+    assert shell_command(["echo", "a b"]) == "echo 'a b'"
+    assert shell_command(["echo a; echo b"]) == "echo a; echo b"
