@@ -2,6 +2,7 @@
 
 from ksymsfs.elf import ElfFormat
 from ksymsfs.errors import (
+    ImageTooLargeError,
     KsymsFSError,
     ManifestError,
     MountError,
@@ -17,6 +18,7 @@ from ksymsfs.linker import LinkerFile
 
 __all__ = [
     "ElfFormat",
+    "ImageTooLargeError",
     "KsymsFSError",
     "LinkerFile",
     "ManifestError",

@@ -58,6 +58,18 @@ class SnapshotError(KsymsFSError, OSError):
         return f"no consistent snapshot in {self.attempts} tries: {self.reason}"
 
 
+class ImageTooLargeError(KsymsFSError, MemoryError):
+    """An image of *size* bytes exceeds the bound of *limit* (ksyms(4): ENOMEM)."""
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(
+            f"an image of {size} bytes exceeds the limit of {limit}; "
+            "raise it with --max-image"
+        )
+        self.size = size
+        self.limit = limit
+
+
 class MountError(KsymsFSError, OSError):
     """The file system cannot be mounted; the message says what to do."""
 

@@ -1,0 +1,234 @@
+"""The rules of the device, as ksyms(4) has them: who may open, what an ioctl answers.
+
+No FUSE here: fs.py translates. Errors leave as OSError with the errno of the manual.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+from dataclasses import dataclass
+
+from ksymsfs.aside import Aside
+from ksymsfs.generation import Generation, Generations
+from ksymsfs.process import Descriptor, Processes, ProcessId
+
+INODE = int.from_bytes(b"ksyms")
+"""st_ino of every snapshot. Constant, so that cp(1), which looks before and after it
+opens, does not take a newer generation for a file that was replaced."""
+
+# sys/ksyms.h: _IOR('l', 1, size_t) and _IOR('l', 2, void *).
+KIOCGSIZE, KIOCGADDR = 1, 2
+_LINUX_READ, _BSD_READ = 2, 1  # the top two bits of an _IOR request number
+
+
+@dataclass(eq=False, slots=True)
+class Handle:
+    """One open of one generation."""
+
+    generation: Generation
+    owner: ProcessId | None
+    flushed: bool = False
+
+
+class Device:
+    """Serves *generations* by FreeBSD's rules.
+
+    *live* says that the symbols are those of the kernel the callers run on, which may
+    hide its addresses from them.
+    """
+
+    def __init__(
+        self,
+        generations: Generations,
+        *,
+        live: bool = True,
+        processes: Processes | None = None,
+        aside: Aside | None = None,
+    ) -> None:
+        self.generations = generations
+        self._live = live
+        self._processes = processes or Processes()
+        self._aside = aside or Aside()
+        self._handles: dict[int, Handle] = {}
+        self._owners: dict[ProcessId, int] = {}
+        self._last = 0
+
+    def open(self, number: int, tid: int, flags: int) -> int:
+        """A handle on generation *number* for the process of thread *tid*.
+
+        Raises OSError: EACCES for writing, EPERM where the kernel would hide its
+        addresses from the caller, EBUSY when the process has it open already, ESTALE
+        when the generation is no longer current, else what a snapshot may raise.
+        *tid* 0 is a caller that this process cannot see (an outer pid namespace): it
+        has no limit.
+        """
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            raise OSError(errno.EACCES, "the device is read-only")
+        self.check_access(tid)
+        owner = self._processes.identify(tid) if tid else None
+        if owner is not None and self._has_open(owner):
+            raise OSError(errno.EBUSY, f"process {owner.tgid} has the device open")
+        current = self.generations.current()
+        if current.number != number:
+            raise OSError(errno.ESTALE, f"generation {number} is not current")
+        self._last += 1
+        self._handles[self._last] = Handle(current, owner)
+        if owner is not None:
+            self._owners[owner] = self._last
+        self.generations.hold(current)
+        return self._last
+
+    def check_access(self, tid: int) -> None:
+        """Raise EPERM where /proc/kallsyms would show thread *tid* only zeros."""
+        if self._live and tid and not self._processes.sees_kernel_addresses(tid):
+            raise OSError(
+                errno.EPERM, f"the kernel hides its addresses from thread {tid}"
+            )
+
+    def _has_open(self, owner: ProcessId) -> bool:
+        number = self._owners.get(owner)
+        if number is None:
+            return False
+        handle = self._handles[number]
+        # A descriptor cannot leave a process without a FLUSH.
+        if handle.flushed and not self._is_held(handle):
+            # The RELEASE is under way, or only a mapping is left: the slot is free.
+            del self._owners[owner]
+            handle.owner = None
+            return False
+        return True
+
+    def _is_held(self, handle: Handle) -> bool:
+        # Whether some process still has a descriptor of this very open. Descriptors
+        # tell only the generation, so the opens that share it are told apart by who
+        # has them: the owner of another handle explains one open file among its own.
+        assert handle.owner is not None
+        others = [
+            h.owner.tgid
+            for h in self._handles.values()
+            if h is not handle and h.owner and h.generation is handle.generation
+        ]
+        unexplained = []
+        for file in self._open_files(handle.generation):
+            explained = next((d.tgid for d in file if d.tgid in others), None)
+            if explained is None:
+                unexplained.append(file)
+            else:
+                others.remove(explained)
+        owner = handle.owner.tgid
+        if any(self._processes.descends(d.tgid, owner) for f in unexplained for d in f):
+            return True
+        # A file in strange hands was passed there by the owner of a handle that has no
+        # descriptor left, which is either this one or one of those still in others.
+        return len(unexplained) > len(others)
+
+    def _open_files(self, generation: Generation) -> list[list[Descriptor]]:
+        files: list[list[Descriptor]] = []
+        path = snapshot_path(generation.number)
+        for found in self._processes.descriptors(path, INODE):
+            for file in files:
+                if self._processes.same_file(file[0], found):
+                    file.append(found)
+                    break
+            else:
+                files.append([found])
+        return files
+
+    def read(self, number: int, size: int, offset: int) -> bytes:
+        """Up to *size* bytes from *offset*; none at or past the end."""
+        return self._handles[number].generation.image[offset : offset + size]
+
+    def flush(self, number: int) -> None:
+        """Some descriptor of the handle was closed; maybe not the last."""
+        self._handles[number].flushed = True
+
+    def release(self, number: int) -> None:
+        """The last descriptor and the last mapping of the handle are gone."""
+        handle = self._handles.pop(number)
+        if handle.owner is not None and self._owners.get(handle.owner) == number:
+            del self._owners[handle.owner]
+        self.generations.release(handle.generation)
+
+    def ioctl(self, number: int, tid: int, request: int, argument: int) -> bytes:
+        """What the request copies out to its caller, in the Linux encoding.
+
+        KIOCGSIZE gives the exact size of the image. KIOCGADDR gives the address at
+        which the *calling process* has the snapshot mapped from its start. The BSD
+        encoding of _IOR reads as a Linux _IOW, for which the kernel copies nothing
+        out: the answer goes to *argument* by process_vm_writev(2), and b"" is
+        returned. Raises OSError: ENOTTY for any other request, ENXIO when nothing is
+        mapped, EFAULT for a bad pointer.
+        """
+        direction, size = request >> 30, request >> 16 & 0x3FFF
+        kind, command = request >> 8 & 0xFF, request & 0xFF
+        if (
+            kind != ord("l")
+            or command not in (KIOCGSIZE, KIOCGADDR)
+            or direction not in (_LINUX_READ, _BSD_READ)
+            or size not in (4, 8)
+        ):
+            raise OSError(errno.ENOTTY, f"no ioctl {request:#x}")
+        generation = self._handles[number].generation
+        if command == KIOCGSIZE:
+            value = len(generation.image)
+        else:
+            value = self._mapped_at(tid, generation)
+        if value >> 8 * size:
+            raise OSError(errno.EOVERFLOW, f"{value:#x} does not fit {size} bytes")
+        answer = struct.pack("=Q" if size == 8 else "=I", value)
+        if direction == _LINUX_READ:
+            return answer
+        if not tid:
+            raise OSError(errno.ENOTTY, "the caller is in an outer pid namespace")
+        self._aside.run(lambda: write_memory(tid, argument, answer))
+        return b""
+
+    def _mapped_at(self, tid: int, generation: Generation) -> int:
+        suffix = snapshot_path(generation.number)
+
+        def find() -> int:
+            for mapping in self._processes.mappings(tid):
+                if (
+                    mapping.inode == INODE
+                    and mapping.offset == 0
+                    and mapping.path.endswith(suffix)
+                ):
+                    return mapping.address
+            raise OSError(errno.ENXIO, "the caller has not mapped the snapshot")
+
+        if not tid:
+            raise OSError(errno.ENXIO, "the caller is in an outer pid namespace")
+        try:
+            return self._aside.run(find)
+        except OSError as error:
+            if error.errno in (errno.EFAULT, errno.EAGAIN):
+                raise
+            raise OSError(errno.ENXIO, str(error)) from error
+
+
+def snapshot_path(number: int) -> str:
+    """The path of a generation's snapshot, from the root of the mount."""
+    return f"/snapshots/{number}"
+
+
+class _Iovec(ctypes.Structure):
+    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+
+def write_memory(pid: int, address: int, data: bytes) -> None:
+    """Write *data* at *address* of process *pid*: process_vm_writev(2).
+
+    Raises OSError EFAULT unless all of it was written.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    buffer = ctypes.create_string_buffer(data, len(data))
+    local = _Iovec(ctypes.addressof(buffer), len(data))
+    remote = _Iovec(address, len(data))
+    written = libc.process_vm_writev(
+        pid, ctypes.byref(local), 1, ctypes.byref(remote), 1, 0
+    )
+    if written != len(data):
+        raise OSError(errno.EFAULT, f"cannot write at {address:#x} of process {pid}")

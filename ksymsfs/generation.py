@@ -1,0 +1,160 @@
+"""Generations: states of the kernel's symbols, each with its immutable image.
+
+An image is built when the source's fingerprint has changed and reused until then, so an
+open of an unchanged kernel reads nothing. Consistency is ksyms(4)'s: the fingerprint is
+taken before and after, three tries, then no snapshot.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+
+from ksymsfs.elf import ElfFormat
+from ksymsfs.errors import ImageTooLargeError, SnapshotError, SourceChangingError
+from ksymsfs.linker import LinkerFile
+from ksymsfs.sources import Source
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS = 3
+"""FreeBSD's ksyms_open: "simply try up to 3 times to get a 'clean' snapshot"."""
+
+SETTLING = 1.0
+"""Seconds for which a new generation is provisional.
+
+The kernel announces some changes before they are complete: PROG_UNLOAD comes before the
+symbol leaves kallsyms, and a module is Live before its init symbols are gone.
+"""
+
+Build = Callable[[Sequence[LinkerFile], ElfFormat], bytes]
+
+
+@dataclass(eq=False, slots=True)
+class Generation:
+    """One state: the *image* and the *modules* listing never change."""
+
+    number: int
+    image: bytes
+    modules: bytes
+    fingerprint: Hashable
+    built: float
+    settled: bool = False
+    holders: int = field(default=0)
+    """Open handles; the image is dropped with the last one."""
+
+
+class Generations:
+    """The current generation of *source*, and those that are still held open.
+
+    *build* lays linker files out as an image; *limit* bounds its bytes (None: no
+    bound); *dropped* is called with the number of each generation that is gone.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        build: Build,
+        *,
+        limit: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        dropped: Callable[[int], None] = lambda number: None,
+    ) -> None:
+        self.source = source
+        self.dropped = dropped
+        self._build = build
+        self._limit = limit
+        self._clock = clock
+        self._current: Generation | None = None
+        self._live: dict[int, Generation] = {}
+        self._last = 0
+
+    def current(self) -> Generation:
+        """The generation of the source's present state, built if need be.
+
+        Raises SnapshotError when three tries gave no consistent image,
+        ImageTooLargeError beyond the bound, and what the source raises.
+        """
+        current = self._current
+        if current is not None and current.fingerprint == self.source.fingerprint():
+            if current.settled:
+                return current
+            return self._settle(current)
+        return self._advance(self._snapshot())
+
+    def get(self, number: int) -> Generation | None:
+        """The generation of this number, if it is current or held open."""
+        return self._live.get(number)
+
+    def numbers(self) -> list[int]:
+        """The numbers of all generations that exist, oldest first."""
+        return sorted(self._live)
+
+    def is_current(self, generation: Generation) -> bool:
+        """Whether the source is still in *generation*'s state."""
+        return self.current() is generation
+
+    def hold(self, generation: Generation) -> None:
+        """Keep *generation* for one more open handle."""
+        generation.holders += 1
+
+    def release(self, generation: Generation) -> None:
+        """Give one handle's hold back."""
+        generation.holders -= 1
+        self._drop_unheld(generation)
+
+    def _drop_unheld(self, generation: Generation) -> None:
+        if generation.holders == 0 and generation is not self._current:
+            del self._live[generation.number]
+            self.dropped(generation.number)
+
+    def _snapshot(self) -> Generation:
+        reason = "the symbols changed while they were read"
+        for _ in range(ATTEMPTS):
+            before = self.source.fingerprint()
+            try:
+                files = self.source.linker_files()
+            except SourceChangingError as error:
+                reason = str(error)
+                continue
+            image = self._image(files)
+            if self.source.fingerprint() == before:
+                return Generation(0, image, _modules_text(files), before, self._clock())
+        raise SnapshotError(ATTEMPTS, reason)
+
+    def _image(self, files: Sequence[LinkerFile]) -> bytes:
+        # The size pass comes first, so that a bound is kept before memory is taken.
+        size = sum(f.symtab.nbytes + len(f.strtab) for f in files)
+        if self._limit is not None and size > self._limit:
+            raise ImageTooLargeError(size, self._limit)
+        return self._build(files, self.source.format)
+
+    def _settle(self, current: Generation) -> Generation:
+        # Read again and compare: what the fingerprint announced too early shows now.
+        late = self._clock() - current.built >= SETTLING
+        again = self._snapshot()
+        if again.image != current.image or again.modules != current.modules:
+            return self._advance(again)
+        current.fingerprint = again.fingerprint
+        current.settled = late
+        return current
+
+    def _advance(self, new: Generation) -> Generation:
+        self._last += 1
+        new.number = self._last
+        old, self._current = self._current, new
+        self._live[new.number] = new
+        log.debug("generation %d: %d bytes", new.number, len(new.image))
+        if old is not None:
+            self._drop_unheld(old)
+        return new
+
+
+def _modules_text(files: Sequence[LinkerFile]) -> bytes:
+    # Like kldstat(8): id, address, size, symbols (with the null symbol), name.
+    return "".join(
+        f"{number} {f.address:#018x} {f.size:#x} {len(f.symtab)} {f.name}\n"
+        for number, f in enumerate(files, 1)
+    ).encode(errors="surrogateescape")
