@@ -17,7 +17,7 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from ksymsfs.device import INODE, Device, snapshot_path
@@ -174,14 +174,18 @@ class Filesystem:
         return snapshot_path(self._device.generations.current().number).lstrip("/")
 
     @_callback
-    def readdir(self, path: str, fi: FileInfo) -> Iterator[str]:
+    def readdir(self, path: str, fi: FileInfo) -> list[tuple[str, Attributes, int]]:
         if path == "/":
             names = ["ksyms", "modules", "snapshots"]
         elif path == "/snapshots":
             names = [str(n) for n in self._device.generations.numbers()]
         else:
             raise OSError(errno.ENOTDIR, "not a directory")
-        return iter([".", "..", *names])
+        # With their attributes: libfuse3 would show an inode 0, which is no entry.
+        own = self.getattr(path)
+        return [(".", own, 0), ("..", own, 0)] + [
+            (name, self.getattr(f"{path.rstrip('/')}/{name}"), 0) for name in names
+        ]
 
     @_callback
     def open(self, path: str, fi: FileInfo) -> int:

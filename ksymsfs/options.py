@@ -10,6 +10,7 @@ from ksymsfs.errors import OptionError
 from ksymsfs.flavor import FLAVORS, LAYOUTS, Flavor, Layout
 from ksymsfs.sources import Source
 from ksymsfs.sources.elf_files import ElfFiles, LinuxFacts, ModuleFile
+from ksymsfs.sources.running import RunningKernel
 from ksymsfs.sources.saved_tables import SavedTables
 
 
@@ -89,7 +90,7 @@ def source_from(args: Namespace) -> Source:
         return SavedTables(args.kallsyms, args.modules)
     if args.modules:
         raise OptionError("--modules needs --kallsyms or --kernel")
-    raise OptionError("no source of symbols given: use --kallsyms FILE")
+    return RunningKernel()
 
 
 def _number(text: str) -> int:

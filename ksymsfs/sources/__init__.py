@@ -21,6 +21,10 @@ class Source(Protocol):
         """What messages call this source: a path, or ``running kernel``."""
 
     @property
+    def is_live(self) -> bool:
+        """Whether these are the symbols of the kernel below this process."""
+
+    @property
     def format(self) -> ElfFormat:
         """The ELF class, byte order and machine of the image."""
 

@@ -26,6 +26,7 @@ class RunningKernel:
     """
 
     name = "running kernel"
+    is_live = True
 
     def __init__(
         self, *, proc: str = "/proc", sys: str = "/sys", events: bool = True

@@ -18,6 +18,8 @@ class SavedTables:
     Without *modules* the load order and the ranges are guessed from the symbols.
     """
 
+    is_live = False
+
     def __init__(self, kallsyms: Path, modules: Path | None = None) -> None:
         self._kallsyms = kallsyms
         self._modules = modules

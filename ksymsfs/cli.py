@@ -1,0 +1,234 @@
+"""ksymsfs(8): mounts the device."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import logging.handlers
+import os
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Sequence
+
+from ksymsfs import __version__
+from ksymsfs.daemon import detach
+from ksymsfs.device import Device
+from ksymsfs.errors import KsymsFSError, OptionError
+from ksymsfs.fs import Filesystem
+from ksymsfs.generation import Generations
+from ksymsfs.mountpoint import Mountpoint, device_link
+from ksymsfs.options import (
+    add_image_arguments,
+    add_source_arguments,
+    layout_from,
+    source_from,
+)
+from ksymsfs.sources import Source
+
+DEFAULT_MOUNTPOINT = "/run/ksymsfs"
+DEFAULT_DEVICE = "/dev/ksyms"
+
+_EXAMPLES = """\
+examples:
+  ksymsfs                       serve the running kernel at /dev/ksyms
+  ksymsfs -f -d /mnt            in the foreground, on /mnt, with debug messages
+  ksymsfs --device none /mnt    no link in /dev: the device is /mnt/ksyms
+  fusermount -u /run/ksymsfs    end it (as does SIGTERM)
+"""
+
+
+def parser() -> ArgumentParser:
+    """The command line of ksymsfs."""
+    parser = ArgumentParser(
+        "ksymsfs",
+        description="Serve a kernel's symbols as FreeBSD's /dev/ksyms does.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "paths",
+        nargs="*",
+        metavar="[SOURCE] MOUNTPOINT",
+        help="the directory to mount on (default: " + DEFAULT_MOUNTPOINT + "); "
+        "SOURCE is what mount(8) puts first, and says nothing here",
+    )
+    parser.add_argument(
+        "-f", "--foreground", action="store_true", help="do not become a daemon"
+    )
+    parser.add_argument(
+        "-d", "--debug", action="store_true", help="say more; implies -f"
+    )
+    parser.add_argument(
+        "-o",
+        dest="mount_options",
+        action="append",
+        default=[],
+        metavar="OPT[,OPT...]",
+        help="options as mount(8) gives them: device=PATH, mode=OCTAL, and any long "
+        "option of ksymsfs without its dashes; the generic ones are ignored",
+    )
+    parser.add_argument(
+        "--device",
+        default=DEFAULT_DEVICE,
+        metavar="PATH",
+        help="the symbolic link to the device, or none (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--mode",
+        type=_mode,
+        default=0o400,
+        metavar="OCTAL",
+        help="permissions of the device (default: 0400); whatever they are, a caller "
+        "from whom the running kernel would hide its addresses is refused",
+    )
+    parser.add_argument(
+        "--max-image",
+        type=_size,
+        metavar="BYTES",
+        help="refuse larger images, with ENOMEM (K, M and G are understood)",
+    )
+    parser.add_argument(
+        "--log", metavar="FILE", help="append messages to FILE instead of syslog"
+    )
+    parser.add_argument(
+        "--binding",
+        metavar="MODULE",
+        help="the FUSE binding to use: fuse (fusepy), fusepy or mfusepy "
+        "(default: the first that works)",
+    )
+    parser.add_argument("-V", "--version", action="version", version=__version__)
+    add_source_arguments(parser)
+    add_image_arguments(parser)
+    return parser
+
+
+# What mount(8) and fstab(5) add, and what is always so.
+_GENERIC = {
+    *("rw", "ro", "suid", "nosuid", "dev", "nodev", "exec", "noexec", "auto"),
+    *("noauto", "user", "nouser", "users", "defaults", "nofail", "_netdev"),
+    *("allow_other", "default_permissions", "relatime", "noatime", "atime"),
+}
+
+
+def _mode(text: str) -> int:
+    mode = int(text, 8)
+    if mode & ~0o444:
+        raise ValueError("the device can be nothing but readable")
+    return mode
+
+
+def _size(text: str) -> int:
+    units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+    unit = units.get(text[-1:].upper(), 1)
+    return int(text if unit == 1 else text[:-1]) * unit
+
+
+def parse(argv: Sequence[str] | None) -> Namespace:
+    """The arguments, with those of -o among them as if they were long options."""
+    args = parser().parse_args(argv)
+    words = [word for group in args.mount_options for word in group.split(",")]
+    extra = [
+        f"--{word}"
+        for word in words
+        if word and word not in _GENERIC and not word.startswith(("x-", "comment="))
+    ]
+    if extra:
+        given = list(sys.argv[1:] if argv is None else argv)
+        args = parser().parse_args(given + extra)
+    if len(args.paths) > 2:
+        parser().error("at most a SOURCE and a MOUNTPOINT")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ksymsfs; the exit status is 0, 1 (it cannot serve) or 2 (usage)."""
+    args = parse(argv)
+    foreground = args.foreground or args.debug
+    try:
+        source = source_from(args)
+    except OptionError as error:
+        return _fail(error, 2)
+    if foreground:
+        return _serve(args, source, lambda: None)
+    return detach(lambda ready: _serve(args, source, ready))
+
+
+def _fail(error: Exception, status: int) -> int:
+    print(f"ksymsfs: {error}", file=sys.stderr)
+    return status
+
+
+def _serve(args: Namespace, source: Source, ready: Callable[[], None]) -> int:
+    # Imported here: without libfuse, --help and mkksyms still work.
+    from ksymsfs.mount import BINDINGS, Sweeper, caller_of, load_binding, serve
+
+    mountpoint = Mountpoint(args.paths[-1] if args.paths else DEFAULT_MOUNTPOINT)
+    link = None if args.device == "none" else os.path.abspath(args.device)
+    sweeper = Sweeper(mountpoint.path)
+    generations = Generations(
+        source, layout_from(args), limit=args.max_image, dropped=sweeper.sweep
+    )
+    try:
+        _log_to_stderr(args.debug)
+        binding = load_binding((args.binding,) if args.binding else BINDINGS)
+        generations.current()
+        mountpoint.claim()
+        try:
+            device = Device(generations, live=source.is_live)
+            filesystem = Filesystem(
+                device, caller=lambda: caller_of(binding), mode=args.mode
+            )
+            filesystem.when_mounted(sweeper.start)
+            filesystem.when_mounted(lambda: _mounted(args, ready))
+            with device_link(link, f"{mountpoint.path}/ksyms"):
+                serve(filesystem, mountpoint.path, binding)
+        finally:
+            mountpoint.release()
+    except KsymsFSError as error:
+        return _fail(error, 1)
+    except OSError as error:
+        return _fail(error, 1)
+    finally:
+        source.close()
+    return 0
+
+
+def _mounted(args: Namespace, ready: Callable[[], None]) -> None:
+    if not (args.foreground or args.debug):
+        _log_to_file(args.log)
+    ready()
+
+
+def _log_to_stderr(debug: bool) -> None:
+    logging.basicConfig(
+        format="ksymsfs: %(message)s",
+        level=logging.DEBUG if debug else logging.INFO,
+        force=True,
+    )
+    # The bindings log every errno that a callback answers with, as trouble.
+    logging.getLogger("fuse").setLevel(logging.CRITICAL)
+
+
+def _log_to_file(path: str | None) -> None:
+    handler: logging.Handler
+    try:
+        handler = (
+            logging.FileHandler(path, delay=True)
+            if path
+            else logging.handlers.SysLogHandler("/dev/log")
+        )
+    except OSError:
+        handler = logging.NullHandler()  # no syslogd: nobody to tell
+    handler.setFormatter(
+        logging.Formatter(
+            "%(asctime)s ksymsfs: %(message)s" if path else "ksymsfs: %(message)s"
+        )
+    )
+    # A full disk must not fill standard error, which nobody reads, with tracebacks.
+    logging.raiseExceptions = False
+    logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

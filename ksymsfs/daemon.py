@@ -1,0 +1,50 @@
+"""Detaches a server from its terminal once it serves: daemon(7), the old way."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+
+def detach(serve: Callable[[Callable[[], None]], int]) -> int:
+    """Run *serve* in the background; return 0 as soon as it says that it is ready.
+
+    *serve* gets the function to call when it is ready, and returns its exit status.
+    When it ends before that, its status is returned: its messages have gone to this
+    process's standard error. The fork comes first of all, because perf events and
+    threads do not survive one.
+    """
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        os.setsid()
+        status = 1
+        try:
+            status = serve(lambda: _ready(writer))
+        finally:
+            # Never back into the caller's code: this is another process now.
+            sys.stderr.flush()
+            os._exit(status)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        ready = pipe.read(1)
+    if ready:
+        return 0
+    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
+
+
+def _ready(writer: int) -> None:
+    os.chdir("/")
+    null = os.open(os.devnull, os.O_RDWR)
+    for standard in (0, 1, 2):
+        os.dup2(null, standard)
+    os.close(null)
+    # The terminal is gone: its hang-up is no reason to end.
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+    os.write(writer, b"1")
+    os.close(writer)

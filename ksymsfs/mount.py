@@ -1,0 +1,143 @@
+"""Hands a Filesystem to libfuse. The only importer of the FUSE binding."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import queue
+import threading
+from types import ModuleType
+from typing import Any
+
+from ksymsfs.device import snapshot_path
+from ksymsfs.errors import MountError
+from ksymsfs.fs import Filesystem
+from ksymsfs.mountpoint import FSNAME
+
+log = logging.getLogger(__name__)
+
+BINDINGS = ("fuse", "fusepy", "mfusepy")
+"""Module names, in the order tried: fusepy as PyPI and as Debian call it, then its
+maintained fork, which also works with libfuse3."""
+
+_NEVER = 3600  # seconds the kernel may keep what cannot change
+
+
+def load_binding(names: tuple[str, ...] = BINDINGS) -> ModuleType:
+    """The first usable FUSE binding.
+
+    Raises MountError that names what to install when there is none.
+    """
+    reasons = []
+    for name in names:
+        try:
+            module = importlib.import_module(name)
+        except ImportError as error:
+            reasons.append(f"{name}: {error}")
+        except OSError as error:
+            # fusepy looks for libfuse2 when it is imported.
+            reasons.append(f"{name}: {error}")
+        else:
+            # python-fuse is called fuse as well, and is something else.
+            if hasattr(module, "FUSE") and hasattr(module, "Operations"):
+                return module
+            reasons.append(f"{name}: not fusepy")
+    raise MountError(
+        "",
+        "no usable FUSE binding: install libfuse2 (Debian: apt install libfuse2) for "
+        "fusepy, or libfuse3 with pip install 'ksymsfs[fuse3]' "
+        f"[{'; '.join(reasons)}]",
+    )
+
+
+def serve(filesystem: Filesystem, mountpoint: str, binding: ModuleType) -> None:
+    """Mount *filesystem* and answer until it is unmounted or a signal ends it.
+
+    SIGTERM, SIGINT and SIGHUP unmount cleanly (libfuse's own handlers). Raises
+    MountError when the mount is refused.
+    """
+    started = threading.Event()
+    filesystem.when_mounted(started.set)
+    options: dict[str, Any] = {
+        "foreground": True,
+        # One thread: cheaper, and two opens are never decided at the same time.
+        "nothreads": True,
+        "raw_fi": True,
+        "fsname": FSNAME,
+        "subtype": FSNAME,
+        "default_permissions": True,
+        "allow_other": True,
+        "nosuid": True,
+        "nodev": True,
+        "noexec": True,
+        "use_ino": True,
+        "attr_timeout": _NEVER,
+        "entry_timeout": 0,
+    }
+    operations: object = filesystem
+    if not _is_libfuse3(binding):
+        # Beyond it the RELEASEs of many processes would wait in a second queue.
+        options["max_background"] = 1000
+    if not hasattr(binding, "fuse_version_major"):
+        operations = _Callable(filesystem)
+    try:
+        binding.FUSE(operations, mountpoint, **options)
+    except RuntimeError as error:
+        # libfuse3 ends with an error after a signal, too.
+        if not started.is_set():
+            raise MountError(
+                mountpoint,
+                "libfuse refused to mount (its message is above); it needs root or "
+                "user_allow_other in /etc/fuse.conf, and /dev/fuse",
+            ) from error
+
+
+def caller_of(binding: ModuleType) -> int:
+    """The thread id of who makes the current request; 0 if it cannot be seen."""
+    return int(binding.fuse_get_context()[2])
+
+
+def _is_libfuse3(binding: ModuleType) -> bool:
+    return getattr(binding, "fuse_version_major", 2) == 3
+
+
+class _Callable:
+    # fusepy asks its operations as operations(name, *args); mfusepy by attribute.
+    def __init__(self, filesystem: Filesystem) -> None:
+        self._filesystem = filesystem
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._filesystem, name)
+
+    def __call__(self, name: str, *args: Any) -> Any:
+        return getattr(self._filesystem, name)(*args)
+
+
+class Sweeper:
+    """Has the kernel forget generations that are gone.
+
+    Its inode and its page cache of each would stay until memory runs short. Looking
+    the name up again is all it takes: the server answers ENOENT, and the kernel drops
+    the entry. That must not be done in a callback, which would wait for itself.
+    """
+
+    def __init__(self, mountpoint: str) -> None:
+        self._mountpoint = mountpoint
+        self._gone: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def start(self) -> None:
+        """Sweep from now on, in a thread of its own."""
+        threading.Thread(target=self._run, name="sweeper", daemon=True).start()
+
+    def sweep(self, number: int) -> None:
+        """Have generation *number* forgotten soon."""
+        self._gone.put(number)
+
+    def _run(self) -> None:
+        while True:
+            path = self._mountpoint + snapshot_path(self._gone.get())
+            try:
+                os.lstat(path)
+            except OSError as error:
+                log.debug("swept %s: %s", path, error.strerror)

@@ -1,0 +1,155 @@
+"""The directory that is mounted on, and the symbolic link at /dev/ksyms."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from ksymsfs.errors import MountError
+
+FSNAME = "ksymsfs"
+_MNT_DETACH = 2
+
+
+class Mount(NamedTuple):
+    """One line of /proc/self/mountinfo, as far as it is needed: proc(5)."""
+
+    path: str
+    fstype: str
+    source: str
+
+
+def mounts(mountinfo: str = "/proc/self/mountinfo") -> list[Mount]:
+    """The mounts of this process's namespace, in the order they were made."""
+    found = []
+    for line in Path(mountinfo).read_text(errors="surrogateescape").splitlines():
+        fields, _, rest = line.partition(" - ")
+        path = re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), fields.split()[4])
+        fstype, source = rest.split()[:2]
+        found.append(Mount(path, fstype, source))
+    return found
+
+
+class Mountpoint:
+    """The directory *path*, taken for one server from `claim` to `release`."""
+
+    def __init__(self, path: str) -> None:
+        self.path = os.path.abspath(path)
+        self._created = False
+        self._lock = -1
+
+    def claim(self) -> None:
+        """Make the directory if it is missing, and be the only one to mount there.
+
+        A dead mount, which a killed server leaves, is unmounted first. Raises
+        MountError where a server is running, or the path is no directory.
+        """
+        self._clear_dead_mount()
+        try:
+            Path(self.path).mkdir(mode=0o755)
+            self._created = True
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise MountError(
+                self.path, f"cannot make the directory: {error.strerror}"
+            ) from error
+        try:
+            self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except NotADirectoryError as error:
+            raise MountError(self.path, "not a directory") from error
+        except BlockingIOError as error:
+            self.release()
+            raise MountError(
+                self.path, "another ksymsfs is starting or serving there"
+            ) from error
+        except OSError as error:
+            raise MountError(self.path, error.strerror or str(error)) from error
+
+    def _clear_dead_mount(self) -> None:
+        for mount in reversed(mounts()):
+            if mount.path != self.path:
+                continue
+            try:
+                os.statvfs(self.path)  # stat would be answered from the cache
+            except OSError as error:
+                if error.errno != errno.ENOTCONN:
+                    raise MountError(self.path, str(error.strerror)) from error
+            else:
+                if mount.source == FSNAME:
+                    raise MountError(
+                        self.path,
+                        "another ksymsfs is serving there; "
+                        f"end it with: fusermount -u {self.path}",
+                    )
+                return
+            if mount.source != FSNAME:
+                raise MountError(
+                    self.path, f"a dead mount of {mount.source} is in the way"
+                )
+            unmount(self.path)
+
+    def release(self) -> None:
+        """Undo `claim`: give the directory free, and remove it if it was made."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+        if self._created:
+            self._created = False
+            with contextlib.suppress(OSError):
+                os.rmdir(self.path)
+
+
+def unmount(path: str) -> None:
+    """Detach the mount at *path*, busy or dead: umount2(2) MNT_DETACH.
+
+    Raises MountError where that is refused.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.umount2(os.fsencode(path), _MNT_DETACH) != 0:
+        reason = os.strerror(ctypes.get_errno())
+        raise MountError(path, f"cannot unmount what a dead server left: {reason}")
+
+
+@contextlib.contextmanager
+def device_link(path: str | None, target: str) -> Iterator[None]:
+    """The symbolic link at *path* (None: no link) while the block runs.
+
+    A link to *target* that is already there, which a killed server leaves, is taken
+    over. Raises MountError, and touches nothing, where anything else is there.
+    """
+    if path is None:
+        yield
+        return
+    try:
+        os.symlink(target, path)
+    except FileExistsError as error:
+        if not _is_link_to(path, target):
+            raise MountError(
+                path,
+                "exists and is not ours; remove it, or choose another --device",
+            ) from error
+    except OSError as error:
+        raise MountError(
+            path, f"cannot make the symbolic link: {error.strerror}"
+        ) from error
+    try:
+        yield
+    finally:
+        if _is_link_to(path, target):
+            os.unlink(path)
+
+
+def _is_link_to(path: str, target: str) -> bool:
+    try:
+        return os.readlink(path) == target
+    except OSError:
+        return False

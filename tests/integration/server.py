@@ -1,0 +1,120 @@
+"""A ksymsfs server for a test: started, waited for, and always unmounted."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from ksymsfs.mountpoint import unmount
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+class Binding(NamedTuple):
+    """A FUSE binding, and the environment that makes it take the right libfuse."""
+
+    module: str
+    env: dict[str, str]
+
+
+FUSEPY = Binding("fuse", {})
+BINDINGS = [
+    pytest.param(FUSEPY, id="fusepy-libfuse2"),
+    pytest.param(Binding("mfusepy", {"FUSE_LIBRARY_NAME": "fuse3"}), id="libfuse3"),
+]
+
+
+@dataclass
+class Server:
+    """A running server: *device* is the link, *log* what it has said."""
+
+    process: subprocess.Popen[bytes]
+    mountpoint: Path
+    device: Path
+    log: Path
+
+    @property
+    def pid(self) -> int:
+        """The serving process."""
+        return self.process.pid
+
+    def says(self) -> str:
+        """Everything on its standard error so far."""
+        return self.log.read_text()
+
+
+def environment(extra: dict[str, str] | None = None) -> dict[str, str]:
+    """The environment in which this checkout's packages are found."""
+    path = os.pathsep.join([str(ROOT), str(ROOT / "client")])
+    return {**os.environ, "PYTHONPATH": path, **(extra or {})}
+
+
+def wait_until(condition: object, what: str, seconds: float = 20) -> None:
+    """Poll *condition* until it holds; fail the test saying *what* did not come."""
+    assert callable(condition)
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            pytest.fail(f"{what}: not within {seconds} s")
+        time.sleep(0.01)
+
+
+@contextmanager
+def serving(
+    directory: Path,
+    options: Sequence[str] = (),
+    *,
+    binding: Binding = FUSEPY,
+) -> Iterator[Server]:
+    """A foreground server with everything below *directory*."""
+    mountpoint, device = directory / "mnt", directory / "ksyms"
+    log = directory / "log"
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "ksymsfs", "-f", "--binding", binding.module),
+                *("--device", str(device), *options, str(mountpoint)),
+            ],
+            stderr=stderr,
+            stdout=stderr,
+            env=environment(binding.env),
+        )
+    try:
+        wait_until(
+            lambda: process.poll() is not None or _answers(mountpoint),
+            "the mount",
+        )
+        if process.poll() is not None:
+            pytest.fail(f"ksymsfs ended: {log.read_text()}")
+        yield Server(process, mountpoint, device, log)
+        if process.poll() is None:
+            process.terminate()
+            assert process.wait(20) == 0, log.read_text()
+            assert not os.path.ismount(mountpoint)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        if _is_mounted(mountpoint):
+            unmount(str(mountpoint))
+
+
+def _answers(path: Path) -> bool:
+    try:
+        os.statvfs(path)  # ENOTCONN as long as a dead mount is there
+    except OSError:
+        return False
+    return os.path.ismount(path)
+
+
+def _is_mounted(path: Path) -> bool:
+    return f" {path} " in Path("/proc/self/mountinfo").read_text()
