@@ -46,6 +46,8 @@ class ElfFiles:
     By FreeBSD's rules, unless the files are Linux's or *linux* says something.
     """
 
+    is_live = False
+
     def __init__(
         self,
         kernel: Path,
