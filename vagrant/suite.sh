@@ -1,7 +1,15 @@
 #!/bin/sh
-# The suite of a Debian guest, run from the checkout as root: what needs a mount, what
-# reads the running kernel, and what loads and unloads modules. Arguments go to pytest.
+# The suite of a guest, run from the checkout as root. On Debian: what needs a mount,
+# what reads the running kernel, and what loads and unloads modules. On FreeBSD: what
+# reads the real /dev/ksyms, and a mount beside it. Arguments go to pytest.
 set -eu
 cd "$(dirname "$0")/.."
-export KSYMSFS_GUEST=1 KSYMSFS_REQUIRE=fuse,kernel,guest PYTHONDONTWRITEBYTECODE=1
-exec python3 -m pytest -q -p no:cacheprovider -m "fuse or kernel or guest" "$@"
+case $(uname -s) in
+Linux) markers=fuse,kernel,guest ;;
+FreeBSD) markers=freebsd ;;
+*) echo "suite.sh: no suite for $(uname -s)" >&2; exit 2 ;;
+esac
+# None of them may be skipped.
+export KSYMSFS_GUEST=1 KSYMSFS_REQUIRE="$markers" PYTHONDONTWRITEBYTECODE=1
+exec "${PYTHON:-python3}" -m pytest -q -p no:cacheprovider \
+    -m "$(echo "$markers" | sed 's/,/ or /g')" "$@"

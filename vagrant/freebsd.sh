@@ -1,0 +1,24 @@
+#!/bin/sh
+# Installs the project from /ksymsfs into a FreeBSD guest: the client, which reads the
+# real /dev/ksyms, and ksymsfs, which is mounted elsewhere beside it. Run as root; run
+# again after a change of the checkout.
+set -eu
+
+export ASSUME_ALWAYS_YES=yes
+pkg install -q python311 py311-pip py311-numpy fusefs-libs3 binutils
+
+for module in ksyms fusefs; do
+    kldstat -q -n "$module" || kldload "$module"
+    sysrc -q kld_list+="$module" >/dev/null
+done
+
+# numpy comes from pkg: PyPI has no wheels for FreeBSD. So do not ask for the linters,
+# which are as hard to build there.
+[ -x /opt/ksymsfs/bin/python3 ] ||
+    python3.11 -m venv --system-site-packages /opt/ksymsfs
+/opt/ksymsfs/bin/pip install -q -e '/ksymsfs[fuse3]' hypothesis pytest pytest-timeout
+for command in ksymsfs mkksyms ksyms; do
+    ln -sf "/opt/ksymsfs/bin/$command" "/usr/local/bin/$command"
+done
+
+ksyms -k /dev/ksyms sym2addr panic
