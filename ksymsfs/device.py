@@ -71,8 +71,8 @@ class Device:
         owner = self._processes.identify(tid) if tid else None
         if owner is not None and self._has_open(owner):
             raise OSError(errno.EBUSY, f"process {owner.tgid} has the device open")
-        current = self.generations.current()
-        if current.number != number:
+        current = self.generations.confirm(number)
+        if current is None:
             raise OSError(errno.ESTALE, f"generation {number} is not current")
         self._last += 1
         self._handles[self._last] = Handle(current, owner)

@@ -29,6 +29,9 @@ The kernel announces some changes before they are complete: PROG_UNLOAD comes be
 symbol leaves kallsyms, and a module is Live before its init symbols are gone.
 """
 
+WALK = 0.1
+"""Seconds that may lie between the READLINK and the OPEN of one walk of the path."""
+
 Build = Callable[[Sequence[LinkerFile], ElfFormat], bytes]
 
 
@@ -41,6 +44,8 @@ class Generation:
     modules: bytes
     fingerprint: Hashable
     built: float
+    compared: float
+    """When its symbols were last read, by the clock of `built`."""
     settled: bool = False
     holders: int = field(default=0)
     """Open handles; the image is dropped with the last one."""
@@ -92,9 +97,20 @@ class Generations:
         """The numbers of all generations that exist, oldest first."""
         return sorted(self._live)
 
-    def is_current(self, generation: Generation) -> bool:
-        """Whether the source is still in *generation*'s state."""
-        return self.current() is generation
+    def confirm(self, number: int) -> Generation | None:
+        """The current generation, if it has this number: an open's second look.
+
+        READLINK has just asked for the current one, and read the symbols again if that
+        is provisional. Doing so once more in OPEN would find nothing new.
+        """
+        current = self._current
+        if (
+            current is None
+            or self._clock() - current.compared > WALK
+            or current.fingerprint != self.source.fingerprint()
+        ):
+            current = self.current()
+        return current if current.number == number else None
 
     def hold(self, generation: Generation) -> None:
         """Keep *generation* for one more open handle."""
@@ -121,7 +137,8 @@ class Generations:
                 continue
             image = self._image(files)
             if self.source.fingerprint() == before:
-                return Generation(0, image, _modules_text(files), before, self._clock())
+                now = self._clock()
+                return Generation(0, image, _modules_text(files), before, now, now)
         raise SnapshotError(ATTEMPTS, reason)
 
     def _image(self, files: Sequence[LinkerFile]) -> bytes:
@@ -138,6 +155,7 @@ class Generations:
         if again.image != current.image or again.modules != current.modules:
             return self._advance(again)
         current.fingerprint = again.fingerprint
+        current.compared = again.compared
         current.settled = late
         return current
 

@@ -1,0 +1,34 @@
+# make demo    install what is missing, serve this kernel's symbols, show them, unmount
+# make test    the whole suite
+# make lint    ruff and mypy --strict
+# make bench   speed, side by side with what people use instead
+# make vmtest  the suite for loadable modules, in Debian guests under QEMU
+# make clean   remove what these made here
+
+# Debian packages; nothing is installed where they are there, or without root.
+DEMO_PACKAGES = binutils fuse3 libfuse2
+TEST_PACKAGES = $(DEMO_PACKAGES) bpftool clang-19 gcc gdb kmod libbpf-dev libc6-dev \
+	libelf-dev libfuse3-3 llvm mandoc strace
+
+VENV = .venv
+PYTHON = $(VENV)/bin/python
+
+.PHONY: demo test lint bench vmtest clean
+
+demo:
+	@.ci/setup $(VENV) $(DEMO_PACKAGES)
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" .ci/demo
+
+test:
+	@.ci/setup $(VENV) $(TEST_PACKAGES)
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PYTHON) -m pytest $(ARGS)
+
+lint:
+	@.ci/setup $(VENV)
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,140 @@
+"""What an open sees when BPF programs come and go, and what no change costs."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import shutil
+import struct
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from ksymsfs.generation import SETTLING
+from tests.integration.server import BINDINGS, Binding, Server, serving, wait_until
+from tests.oracle import bpf
+
+pytestmark = [pytest.mark.fuse, pytest.mark.kernel, pytest.mark.bpf]
+
+_PROG_LOAD = 5
+
+
+@contextmanager
+def program(name: str) -> Iterator[None]:
+    """A loaded socket filter called *name*: its symbol is bpf_prog_TAG_name."""
+    # r0 = 0; exit
+    code = bytes.fromhex("b700000000000000 9500000000000000")
+    insns = ctypes.create_string_buffer(code, len(code))
+    licence = ctypes.create_string_buffer(b"GPL")
+    attr = struct.pack(
+        "<IIQQIIQII16s",
+        *(1, 2, ctypes.addressof(insns), ctypes.addressof(licence)),
+        *(0, 0, 0, 0, 0),
+        name.encode(),
+    )
+    fd, _ = bpf(_PROG_LOAD, attr)
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+@pytest.fixture(scope="module", params=BINDINGS)
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    binding: Binding = request.param
+    with serving(tmp_path_factory.mktemp("changes"), binding=binding) as running:
+        yield running
+
+
+def has_symbol(image: bytes, name: str) -> bool:
+    return (
+        re.search(rb"\0bpf_prog_[0-9a-f]{16}_%s\0" % name.encode(), image) is not None
+    )
+
+
+def test_a_loaded_program_is_in_the_next_open_and_not_in_one_before(
+    server: Server,
+) -> None:
+    with server.device.open("rb", buffering=0) as before:
+        with program("ksymsfs_come"):
+            old = before.readall()
+            before.close()
+            new = server.device.read_bytes()
+
+        assert not has_symbol(old, "ksymsfs_come")
+        assert has_symbol(new, "ksymsfs_come")
+
+
+def test_an_unloaded_program_is_gone_from_an_open_within_the_settling_second(
+    server: Server,
+) -> None:
+    with program("ksymsfs_go"):
+        held = server.device.open("rb", buffering=0)
+    with held:
+        start = time.monotonic()
+        # The symbol leaves kallsyms some time after the last descriptor is closed.
+        wait_until(
+            lambda: "ksymsfs_go" not in Path("/proc/kallsyms").read_text(), "the end"
+        )
+        gone = time.monotonic()
+        old = held.readall()
+    new = server.device.read_bytes()
+
+    assert has_symbol(old, "ksymsfs_go")
+    assert not has_symbol(new, "ksymsfs_go"), f"{gone - start} s after the close"
+
+
+def test_two_generations_are_open_at_once_and_each_keeps_its_bytes(
+    server: Server,
+) -> None:
+    first = os.open(server.device, os.O_RDONLY)
+    try:
+        size = os.fstat(first).st_size
+        with program("ksymsfs_two"):
+            # Another process: this one has its open.
+            other = subprocess.run(
+                ["cat", server.device], capture_output=True, check=True
+            ).stdout
+            assert has_symbol(other, "ksymsfs_two")
+            assert not has_symbol(os.pread(first, size + 1, 0), "ksymsfs_two")
+            assert os.fstat(first).st_size == size
+    finally:
+        os.close(first)
+
+
+@pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
+def test_an_open_of_an_unchanged_kernel_never_touches_kallsyms(
+    server: Server, tmp_path: Path
+) -> None:
+    server.device.read_bytes()
+    time.sleep(SETTLING)
+    server.device.read_bytes()  # the last one that reads again and compares
+
+    trace = tmp_path / "trace"
+    strace = subprocess.Popen(
+        [
+            *("strace", "-f", "-e", "trace=open,openat", "-o", str(trace)),
+            *("-p", str(server.pid)),
+        ],
+        stderr=subprocess.PIPE,
+    )
+    assert strace.stderr is not None
+    with strace.stderr:
+        strace.stderr.readline()  # "attached"
+    for _ in range(20):
+        server.device.read_bytes()
+    with program("ksymsfs_strace"):
+        server.device.read_bytes()
+    strace.terminate()
+    strace.wait()
+
+    opened = re.findall(r'"([^"]*)"', trace.read_text())
+    # The one open after the change is what shows that the trace sees the others.
+    assert opened.count("/proc/kallsyms") == 1
