@@ -1,18 +1,24 @@
 """The client: reads a ksyms image, and answers for names, addresses and BPF objects."""
 
-from ksyms.errors import (
-    AddressNotFoundError,
-    AmbiguousSymbolError,
-    BpfObjectError,
-    BtfError,
-    CaptureError,
-    ImageError,
-    KsymsError,
-    RestrictedError,
-    SymbolNotFoundError,
-    TypeNotFoundError,
-)
-from ksyms.symbol import Symbol, Symbolized
+from __future__ import annotations
+
+# The name is enough for type checkers; importing typing costs 3 ms of every command.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ksyms.errors import (
+        AddressNotFoundError,
+        AmbiguousSymbolError,
+        BpfObjectError,
+        BtfError,
+        CaptureError,
+        ImageError,
+        KsymsError,
+        RestrictedError,
+        SymbolNotFoundError,
+        TypeNotFoundError,
+    )
+    from ksyms.symbol import Symbol, Symbolized
+    from ksyms.table import SymbolTable, load
 
 __all__ = [
     "AddressNotFoundError",
@@ -25,6 +31,31 @@ __all__ = [
     "RestrictedError",
     "Symbol",
     "SymbolNotFoundError",
+    "SymbolTable",
     "Symbolized",
     "TypeNotFoundError",
+    "load",
 ]
+
+# Where the public names live that are no exceptions; a module is imported at the
+# first use of one of its names.
+_HOMES = {
+    "Symbol": "symbol",
+    "SymbolTable": "table",
+    "Symbolized": "symbol",
+    "load": "table",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"ksyms.{_HOMES.get(name, 'errors')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

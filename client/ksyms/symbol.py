@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-# Symbol types (st_info & 15) and bindings (st_info >> 4), System V gABI chapter 4.
-STT_NOTYPE, STT_OBJECT, STT_FUNC, STT_SECTION, STT_FILE = range(5)
-STT_COMMON, STT_TLS, STT_GNU_IFUNC = 5, 6, 10
-STB_LOCAL, STB_GLOBAL, STB_WEAK, STB_GNU_UNIQUE = 0, 1, 2, 10
+from ksyms.sprint import sprint_symbol
 
 
 class Symbol(NamedTuple):
@@ -18,9 +15,9 @@ class Symbol(NamedTuple):
     size: int
     """Bytes; 0 where the table does not know."""
     type: int
-    """STT_* of the gABI."""
+    """STT_* of ksyms.elf."""
     binding: int
-    """STB_* of the gABI."""
+    """STB_* of ksyms.elf."""
     nm_type: str
     """The letter that nm(1) and /proc/kallsyms show: T, t, D, d, W ..."""
     module: str | None
@@ -45,5 +42,4 @@ class Symbolized(NamedTuple):
     def __str__(self) -> str:
         """``name+0xoff/0xsize [module]``, as kernel/kallsyms.c sprint_symbol writes."""
         symbol = self.symbol
-        text = f"{symbol.name}+{self.offset:#x}/{symbol.size:#x}"
-        return f"{text} [{symbol.module}]" if symbol.module else text
+        return sprint_symbol(symbol.name, self.offset, symbol.size, symbol.module)

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 from ksyms.bpf.elf import BpfElf, ElfSymbol
 from ksyms.btf import Btf
 from ksyms.btf_types import EXTERN, Kind, Type
-from ksyms.symbol import STB_GLOBAL, STB_WEAK, STT_NOTYPE
+from ksyms.elf import STB_GLOBAL, STB_WEAK, STT_NOTYPE
 
 KCONFIG, KSYMS = ".kconfig", ".ksyms"
 _ERRNO = {"-ENOENT": -2, "-ESRCH": -3, "-EINVAL": -22}

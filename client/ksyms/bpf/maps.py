@@ -12,8 +12,8 @@ from typing import NamedTuple
 from ksyms.bpf.elf import SHF_EXECINSTR, BpfElf, Section
 from ksyms.btf import Btf
 from ksyms.btf_types import STATIC, Kind, SectionVariable, Type
+from ksyms.elf import STB_GLOBAL, STB_WEAK, STT_OBJECT
 from ksyms.errors import BtfError
-from ksyms.symbol import STB_GLOBAL, STB_WEAK, STT_OBJECT
 
 BPF_MAP_TYPE_ARRAY = 2
 BPF_F_RDONLY_PROG, BPF_F_MMAPABLE = 1 << 7, 1 << 10

@@ -1,0 +1,56 @@
+"""What people write for an address: hexadecimal digits, or a name and an offset."""
+
+from __future__ import annotations
+
+from ksyms.errors import KsymsError, SymbolNotFoundError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ksyms.symbol import Symbol
+    from ksyms.table import SymbolTable
+
+_HEX = frozenset("0123456789abcdefABCDEF")
+
+
+class AddressSyntaxError(KsymsError, ValueError):
+    """*text* is neither an address nor name+0xoffset."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(
+            f"{text[:80]!r} is no address (hexadecimal, 64 bits) nor a name+0xoffset"
+        )
+        self.text = text
+
+
+def parse_address(text: str, table: SymbolTable) -> int:
+    """The address that *text* means.
+
+    ``ffffffff81000010`` and ``0xffffffff81000010`` stand for themselves;
+    ``vfs_read``, ``vfs_read+0x1c``, ``vfs_read+0x1c/0x360`` and
+    ``nf_tables:nft_do_chain+0x1c`` are looked up in *table*. Raises
+    AddressSyntaxError, or what SymbolTable.lookup() raises.
+    """
+    digits = text[2:] if text[:2] in ("0x", "0X") else text
+    if _HEX.issuperset(digits) and 0 < len(digits.lstrip("0") or "0") <= 16 and digits:
+        return int(digits, 16)
+    name, plus, offset = text.rpartition("+")
+    if not plus:
+        name, offset = text, "0"
+    try:
+        distance = int(offset.partition("/")[0], 0)
+    except ValueError:
+        raise AddressSyntaxError(text) from None
+    if not name or distance < 0 or digits is not text:
+        raise AddressSyntaxError(text)
+    return (lookup_named(name, table).address + distance) & 0xFFFFFFFFFFFFFFFF
+
+
+def lookup_named(text: str, table: SymbolTable) -> Symbol:
+    """The symbol that ``name`` or ``module:name`` means; raises as lookup() does."""
+    try:
+        return table.lookup(text)
+    except SymbolNotFoundError:
+        module, colon, name = text.partition(":")
+        if not colon:
+            raise
+        return table.lookup(name, module=module)

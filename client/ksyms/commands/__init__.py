@@ -1,0 +1,1 @@
+"""The commands of ksyms: one module each, imported when it is chosen."""
