@@ -11,5 +11,5 @@ FreeBSD) markers=freebsd ;;
 esac
 # None of them may be skipped.
 export KSYMSFS_GUEST=1 KSYMSFS_REQUIRE="$markers" PYTHONDONTWRITEBYTECODE=1
-exec "${PYTHON:-python3}" -m pytest -q -p no:cacheprovider \
+exec "${PYTHON:-python3}" -m pytest -q --tb=short --maxfail=10 -p no:cacheprovider \
     -m "$(echo "$markers" | sed 's/,/ or /g')" "$@"

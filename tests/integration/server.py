@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +27,8 @@ class Binding(NamedTuple):
     env: dict[str, str]
 
 
-FUSEPY = Binding("fuse", {})
+# PyPI's fusepy is imported as fuse, Debian's python3-fusepy as fusepy.
+FUSEPY = Binding("fuse" if find_spec("fuse") else "fusepy", {})
 BINDINGS = [
     pytest.param(FUSEPY, id="fusepy-libfuse2"),
     pytest.param(Binding("mfusepy", {"FUSE_LIBRARY_NAME": "fuse3"}), id="libfuse3"),
