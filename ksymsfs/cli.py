@@ -14,6 +14,7 @@ from ksymsfs import __version__
 from ksymsfs.daemon import detach
 from ksymsfs.device import Device
 from ksymsfs.errors import KsymsFSError, OptionError
+from ksymsfs.flavor import Layout
 from ksymsfs.fs import Filesystem
 from ksymsfs.generation import Generations
 from ksymsfs.mountpoint import Mountpoint, device_link
@@ -22,6 +23,7 @@ from ksymsfs.options import (
     add_source_arguments,
     layout_from,
     source_from,
+    with_absolute_paths,
 )
 from ksymsfs.sources import Source
 
@@ -143,15 +145,16 @@ def parse(argv: Sequence[str] | None) -> Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ksymsfs; the exit status is 0, 1 (it cannot serve) or 2 (usage)."""
-    args = parse(argv)
+    args = with_absolute_paths(parse(argv))
     foreground = args.foreground or args.debug
     try:
         source = source_from(args)
+        layout = layout_from(args, source)
     except OptionError as error:
         return _fail(error, 2)
     if foreground:
-        return _serve(args, source, lambda: None)
-    return detach(lambda ready: _serve(args, source, ready))
+        return _serve(args, source, layout, lambda: None)
+    return detach(lambda ready: _serve(args, source, layout, ready))
 
 
 def _fail(error: Exception, status: int) -> int:
@@ -159,7 +162,9 @@ def _fail(error: Exception, status: int) -> int:
     return status
 
 
-def _serve(args: Namespace, source: Source, ready: Callable[[], None]) -> int:
+def _serve(
+    args: Namespace, source: Source, layout: Layout, ready: Callable[[], None]
+) -> int:
     # Imported here: without libfuse, --help and mkksyms still work.
     from ksymsfs.mount import BINDINGS, Sweeper, caller_of, load_binding, serve
 
@@ -167,7 +172,7 @@ def _serve(args: Namespace, source: Source, ready: Callable[[], None]) -> int:
     link = None if args.device == "none" else os.path.abspath(args.device)
     sweeper = Sweeper(mountpoint.path)
     generations = Generations(
-        source, layout_from(args), limit=args.max_image, dropped=sweeper.sweep
+        source, layout, limit=args.max_image, dropped=sweeper.sweep
     )
     try:
         _log_to_stderr(args.debug)

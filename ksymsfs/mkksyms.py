@@ -55,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         source = source_from(args)
         try:
-            image = layout_from(args)(source.linker_files(), source.format)
+            layout = layout_from(args, source)
+            image = layout(source.linker_files(), source.format)
         finally:
             source.close()
         _write(args.output, image)

@@ -10,7 +10,9 @@ from ksymsfs.errors import OptionError
 from ksymsfs.flavor import FLAVORS, LAYOUTS, Flavor, Layout
 from ksymsfs.sources import Source
 from ksymsfs.sources.elf_files import ElfFiles, LinuxFacts, ModuleFile
+from ksymsfs.sources.manifest import Manifest
 from ksymsfs.sources.running import RunningKernel
+from ksymsfs.sources.saved_image import SavedImage
 from ksymsfs.sources.saved_tables import SavedTables
 
 
@@ -54,7 +56,19 @@ def add_source_arguments(parser: ArgumentParser) -> None:
         "--relocate",
         type=_number,
         metavar="OFFSET",
-        help="how many bytes KASLR moved the kernel",
+        help="how many bytes KASLR moved the kernel (of --kernel, or of a System.map)",
+    )
+    group.add_argument(
+        "--manifest",
+        type=Path,
+        metavar="FILE",
+        help="a TOML file that describes a kernel and its modules",
+    )
+    group.add_argument(
+        "--image",
+        type=Path,
+        metavar="FILE",
+        help="a saved image, of any system's /dev/ksyms: served unchanged",
     )
 
 
@@ -74,23 +88,49 @@ def add_image_arguments(parser: ArgumentParser) -> None:
     )
 
 
+def with_absolute_paths(args: Namespace) -> Namespace:
+    """The same source options, for a process that will change its directory."""
+    absolute = {k: v.absolute() for k, v in vars(args).items() if isinstance(v, Path)}
+    module = [m._replace(path=m.path.absolute()) for m in args.module]
+    return Namespace(**{**vars(args), **absolute, "module": module})
+
+
 def source_from(args: Namespace) -> Source:
     """The source that the parsed options name.
 
     Raises OptionError where options contradict each other.
     """
-    if args.kernel:
-        facts = LinuxFacts(args.relocate, args.kallsyms, args.modules, args.sections)
-        return ElfFiles(args.kernel, args.module, facts)
-    for option in ("module", "sections", "relocate"):
-        if getattr(args, option):
+    kinds = [k for k in ("kernel", "manifest", "image") if getattr(args, k)]
+    if len(kinds) > 1:
+        raise OptionError(f"--{kinds[0]} and --{kinds[1]} exclude each other")
+    kind = kinds[0] if kinds else "kallsyms" if args.kallsyms else ""
+    for option, owners in _NEEDS.items():
+        if getattr(args, option) and kind not in owners:
             name = "-m" if option == "module" else f"--{option}"
-            raise OptionError(f"{name} needs --kernel")
-    if args.kallsyms:
-        return SavedTables(args.kallsyms, args.modules)
-    if args.modules:
-        raise OptionError("--modules needs --kallsyms or --kernel")
+            raise OptionError(f"{name} needs " + " or ".join(f"--{o}" for o in owners))
+    match kind:
+        case "kernel":
+            facts = LinuxFacts(
+                args.relocate, args.kallsyms, args.modules, args.sections
+            )
+            return ElfFiles(args.kernel, args.module, facts)
+        case "kallsyms":
+            return SavedTables(args.kallsyms, args.modules, args.relocate or 0)
+        case "manifest":
+            return Manifest(args.manifest)
+        case "image":
+            return SavedImage(args.image)
     return RunningKernel()
+
+
+# Options that say more about a source, and the sources that they say it about.
+_NEEDS = {
+    "module": ("kernel",),
+    "sections": ("kernel",),
+    "kallsyms": ("kernel", "kallsyms"),
+    "modules": ("kallsyms", "kernel"),
+    "relocate": ("kernel", "kallsyms"),
+}
 
 
 def _number(text: str) -> int:
@@ -126,6 +166,13 @@ def flavor_from(args: Namespace) -> Flavor:
     return FLAVORS[args.flavor]
 
 
-def layout_from(args: Namespace) -> Layout:
-    """The layout that the parsed options name, which need not be the flavor's."""
+def layout_from(args: Namespace, source: Source) -> Layout:
+    """The layout that the parsed options name, which need not be the flavor's.
+
+    A saved *source* has its own, and is not to be changed: raises OptionError.
+    """
+    if isinstance(source, SavedImage):
+        if args.layout:
+            raise OptionError("--layout: a saved image has its layout already")
+        return source.layout
     return LAYOUTS[args.layout] if args.layout else flavor_from(args).layout

@@ -12,8 +12,7 @@ from ksymsfs.linker import LinkerFile
 class Source(Protocol):
     """A kernel's symbols, as they are now.
 
-    Methods raise SourceError (and its leaves) when the source cannot be read, and
-    OSError from the files below it untouched.
+    Methods raise SourceError (and its leaves) when the source cannot be read.
     """
 
     @property

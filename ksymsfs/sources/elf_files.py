@@ -11,7 +11,7 @@ from ksymsfs.elf import ELFOSABI_FREEBSD, ElfFormat
 from ksymsfs.errors import RestrictedError, SourceFormatError
 from ksymsfs.linker import LinkerFile
 from ksymsfs.sources import freebsd_linker, linux_linker
-from ksymsfs.sources.fingerprint import files_fingerprint
+from ksymsfs.sources.files import files_fingerprint, source_errors
 from ksymsfs.sources.modules import parse_modules, require_settled
 from ksymsfs.sources.objectfile import ObjectFile, read_object
 from ksymsfs.sources.section_addresses import section_addresses, section_files
@@ -67,7 +67,8 @@ class ElfFiles:
     @property
     def format(self) -> ElfFormat:
         if self._format is None:
-            self._format = read_object(self._kernel).format
+            with source_errors(self._kernel):
+                self._format = read_object(self._kernel).format
         return self._format
 
     def fingerprint(self) -> Hashable:
@@ -81,6 +82,13 @@ class ElfFiles:
         return files_fingerprint(paths)
 
     def linker_files(self) -> Sequence[LinkerFile]:
+        with source_errors(self._kernel):
+            return self._read()
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _read(self) -> list[LinkerFile]:
         kernel = read_object(self._kernel)
         modules = [read_object(module.path) for module in self._modules]
         for module in modules:
@@ -88,55 +96,23 @@ class ElfFiles:
                 raise module.error(
                     f"is {_words(module.format)}, the kernel {_words(kernel.format)}"
                 )
-        linux = kernel.osabi != ELFOSABI_FREEBSD and (
-            any(self._linux) or any(map(linux_linker.is_linux, [kernel, *modules]))
-        )
-        place = self._by_linux_rules if linux else self._by_freebsd_rules
-        files = place(kernel, modules)
-        self._format = kernel.format
-        return files
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-    def _by_freebsd_rules(
-        self, kernel: ObjectFile, modules: list[ObjectFile]
-    ) -> list[LinkerFile]:
-        relocation = self._linux.relocation or 0
-        files = [freebsd_linker.kernel_linker_file(kernel, relocation)]
-        vimage = freebsd_linker.has_vimage(kernel)
-        for where, module in zip(self._modules, modules, strict=True):
-            if where.address is None:
-                raise module.error("has no address: name it as FILE@ADDRESS")
-            files.append(
-                freebsd_linker.module_linker_file(
-                    module, where.address, where.size, vimage=vimage
-                )
-            )
-        return files
-
-    def _by_linux_rules(
-        self, kernel: ObjectFile, modules: list[ObjectFile]
-    ) -> list[LinkerFile]:
-        self._by_sections = bool(modules)
+        linux = any(self._linux) or has_linux_rules([kernel, *modules])
+        linux &= kernel.osabi != ELFOSABI_FREEBSD
+        self._by_sections = linux
         relocation = self._linux.relocation
-        if relocation is None:
+        if linux and relocation is None:
             relocation = self._relocation_from_kallsyms(kernel)
-        files = [linux_linker.kernel_linker_file(kernel, relocation)]
+        files = [place_kernel(kernel, relocation or 0, linux=linux)]
         ranges = self._ranges()
         for option, module in zip(self._modules, modules, strict=True):
+            if not linux:
+                files.append(place_freebsd_module(option, module, kernel))
+                continue
             name = module_name(option.path)
-            where = ranges.get(name)
-            if option.address is not None and option.size is not None:
-                where = option.address, option.size
-            source = self._linux.sections or SYSFS
-            sections = section_addresses(source, name)
-            if not sections:
-                raise module.error(
-                    f"{source} has no section addresses of module {name} "
-                    "(give them with --sections)"
-                )
-            files.append(linux_linker.module_linker_file(name, module, sections, where))
+            if option.address is None and name in ranges:
+                option = ModuleFile(option.path, *ranges[name])
+            files.append(place_linux_module(name, option, module, self._linux.sections))
+        self._format = kernel.format
         return files
 
     def _relocation_from_kallsyms(self, kernel: ObjectFile) -> int:
@@ -162,6 +138,46 @@ class ElfFiles:
         modules = parse_modules(path.read_bytes(), str(path))
         require_settled(modules, str(path))
         return {m.name: (m.address, m.size) for m in modules}
+
+
+def has_linux_rules(files: Sequence[ObjectFile]) -> bool:
+    """Whether some of a kernel's *files* are recognisably Linux's."""
+    return any(map(linux_linker.is_linux, files))
+
+
+def place_kernel(kernel: ObjectFile, relocation: int, *, linux: bool) -> LinkerFile:
+    """The kernel by the rules of its system, moved by *relocation* bytes."""
+    if linux:
+        return linux_linker.kernel_linker_file(kernel, relocation)
+    return freebsd_linker.kernel_linker_file(kernel, relocation)
+
+
+def place_freebsd_module(
+    where: ModuleFile, module: ObjectFile, kernel: ObjectFile | None
+) -> LinkerFile:
+    """The module by FreeBSD's rules; *kernel* is the one that loaded it, if known."""
+    if where.address is None:
+        raise module.error("has no address: name it as FILE@ADDRESS")
+    vimage = kernel is None or freebsd_linker.has_vimage(kernel)
+    return freebsd_linker.module_linker_file(
+        module, where.address, where.size, vimage=vimage
+    )
+
+
+def place_linux_module(
+    name: str, where: ModuleFile, module: ObjectFile, sections: Path | None
+) -> LinkerFile:
+    """The module by Linux's rules; *sections* None means this machine's."""
+    addresses = section_addresses(sections or SYSFS, name)
+    if not addresses:
+        raise module.error(
+            f"{sections or SYSFS} has no section addresses of module {name} "
+            "(give them with --sections)"
+        )
+    known = None
+    if where.address is not None and where.size is not None:
+        known = where.address, where.size
+    return linux_linker.module_linker_file(name, module, addresses, known)
 
 
 def module_name(path: Path) -> str:

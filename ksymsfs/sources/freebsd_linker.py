@@ -244,7 +244,7 @@ def _bounds(file: ObjectFile) -> tuple[int, int]:
         parts = [(s.addr, s.size) for s in file.sections if s.flags & SHF.ALLOC]
     if not parts:
         raise file.error("has nothing to load")
-    start = min(address for address, _ in parts)
+    start = min(address for address, _ in parts) // PAGE * PAGE
     end = max(address + size for address, size in parts)
     if end > 1 << file.format.bits:
         raise file.error(f"ends beyond the address space, at {end:#x}")

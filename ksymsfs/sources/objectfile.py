@@ -98,6 +98,11 @@ class ObjectFile:
         sections: SectionArray = table[numbers]
         return sections
 
+    def string(self, offset: int) -> str:
+        """The string at *offset* of the string table."""
+        name = self.strtab[offset : self.strtab.index(b"\0", offset)]
+        return name.decode(errors="surrogateescape")
+
     def error(self, reason: str) -> SourceFormatError:
         """The error that says that this file, sound as it is, cannot be used."""
         return SourceFormatError(str(self.path), "", reason)
@@ -110,7 +115,12 @@ def read_object(path: Path) -> ObjectFile:
     file, and OSError from opening and reading it.
     """
     with path.open("rb") as file:
-        return _Reader(path, _unpacked(path, file)).object()
+        return parse_object(path, _unpacked(path, file))
+
+
+def parse_object(path: Path, file: BinaryIO) -> ObjectFile:
+    """Like `read_object`, from an open *file*, which errors call *path*."""
+    return _Reader(path, file).object()
 
 
 def _unpacked(path: Path, file: BinaryIO) -> BinaryIO:

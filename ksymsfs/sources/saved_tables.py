@@ -2,45 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from ksymsfs.elf import ElfFormat
+import numpy as np
+
+from ksymsfs.elf import SHN, ElfFormat
 from ksymsfs.linker import LinkerFile
-from ksymsfs.sources.fingerprint import files_fingerprint
+from ksymsfs.sources.files import files_fingerprint, source_errors
 from ksymsfs.sources.kallsyms import kallsyms_linker_files
-from ksymsfs.sources.modules import parse_modules, require_settled
+from ksymsfs.sources.modules import Module, parse_modules, require_settled
 
 
 class SavedTables:
     """The source that saved copies of /proc/kallsyms and /proc/modules make.
 
-    Without *modules* the load order and the ranges are guessed from the symbols.
+    Without *modules* the load order and the ranges are guessed from the symbols. A
+    System.map tells where the kernel was linked; *relocation* is how far it was moved.
     """
 
     is_live = False
 
-    def __init__(self, kallsyms: Path, modules: Path | None = None) -> None:
+    def __init__(
+        self, kallsyms: Path, modules: Path | None = None, relocation: int = 0
+    ) -> None:
         self._kallsyms = kallsyms
         self._modules = modules
+        self._relocation = relocation
         self.format = ElfFormat.native()
 
     @property
     def name(self) -> str:
         return str(self._kallsyms)
 
-    def fingerprint(self) -> object:
+    def fingerprint(self) -> Hashable:
         paths = [self._kallsyms]
         return files_fingerprint(paths + ([self._modules] if self._modules else []))
 
     def linker_files(self) -> Sequence[LinkerFile]:
-        modules = None
-        if self._modules:
-            path = str(self._modules)
-            modules = parse_modules(self._modules.read_bytes(), path)
-            require_settled(modules, path)
-        text = self._kallsyms.read_bytes()
-        return kallsyms_linker_files(text, modules, self.format, name=self.name)
+        modules = self._read_modules()
+        with source_errors(self._kallsyms):
+            text = self._kallsyms.read_bytes()
+        files = kallsyms_linker_files(text, modules, self.format, name=self.name)
+        if self._relocation:
+            files[0] = _moved(files[0], self._relocation)
+        return files
 
     def close(self) -> None:
         """Nothing is held."""
+
+    def _read_modules(self) -> list[Module] | None:
+        if self._modules is None:
+            return None
+        with source_errors(self._modules):
+            text = self._modules.read_bytes()
+        modules = parse_modules(text, str(self._modules))
+        require_settled(modules, str(self._modules))
+        return modules
+
+
+def _moved(kernel: LinkerFile, relocation: int) -> LinkerFile:
+    # What lies below the kernel is absolute: per-CPU offsets, sizes.
+    symtab = kernel.symtab.copy()
+    placed = symtab["st_value"] >= kernel.address
+    placed &= (symtab["st_shndx"] != SHN.ABS) | (np.arange(len(symtab)) == 1)
+    symtab["st_value"][placed] += np.uint64(relocation % 2**64)
+    return replace(kernel, address=kernel.address + relocation, symtab=symtab)
