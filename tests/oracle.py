@@ -11,6 +11,8 @@ import errno
 import os
 import platform
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _NR_BPF = {"x86_64": 321, "aarch64": 280}[platform.machine()]
 _MAP_CREATE, _MAP_UPDATE, _PROG_LOAD, _TEST_RUN, _MAP_FREEZE = 0, 2, 5, 10, 22
@@ -127,3 +129,23 @@ class Oracle:
                     raise
             else:
                 return context.raw[8:].split(b"\0", 1)[0].decode()
+
+
+@contextmanager
+def program(name: str) -> Iterator[None]:
+    """A loaded socket filter called *name*: its symbol is bpf_prog_TAG_name."""
+    # r0 = 0; exit
+    code = bytes.fromhex("b700000000000000 9500000000000000")
+    insns = ctypes.create_string_buffer(code, len(code))
+    licence = ctypes.create_string_buffer(b"GPL")
+    attr = struct.pack(
+        "<IIQQIIQII16s",
+        *(1, 2, ctypes.addressof(insns), ctypes.addressof(licence)),
+        *(0, 0, 0, 0, 0),
+        name.encode(),
+    )
+    fd, _ = bpf(_PROG_LOAD, attr)
+    try:
+        yield
+    finally:
+        os.close(fd)

@@ -11,6 +11,7 @@ from pathlib import Path
 from ksymsfs.elf import ElfFormat
 from ksymsfs.errors import SourceError
 from ksymsfs.linker import LinkerFile
+from ksymsfs.sources.bpf_programs import jited_lengths
 from ksymsfs.sources.kallsyms import kallsyms_linker_files
 from ksymsfs.sources.ksymbol_events import KsymbolEvents
 from ksymsfs.sources.modules import Module, parse_modules, require_settled
@@ -65,9 +66,13 @@ class RunningKernel:
         if self._modules.exists():
             modules = parse_modules(self._read_modules(), str(self._modules))
             require_settled(modules, str(self._modules))
-        return kallsyms_linker_files(
+        files = kallsyms_linker_files(
             self._read_kallsyms(), modules or [], self.format, name=str(self._kallsyms)
         )
+        for file in files:
+            if file.name == "bpf":
+                _shorten(file, jited_lengths())
+        return files
 
     def close(self) -> None:
         """End the perf events."""
@@ -123,6 +128,14 @@ class RunningKernel:
                 return self._symbol_events()
             self._events_cpus = online
         return (online, id(self._events), self._events.value())
+
+
+def _shorten(file: LinkerFile, lengths: dict[int, int]) -> None:
+    # Up to the next symbol is the most that a function can be.
+    for symbol in file.symtab[2:]:
+        size, length = int(symbol["st_size"]), lengths.get(int(symbol["st_value"]))
+        if length is not None and length < size:
+            symbol["st_size"] = length
 
 
 def _parse_cpus(text: bytes) -> list[int]:

@@ -2,46 +2,21 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 import shutil
-import struct
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from ksymsfs.generation import SETTLING
 from tests.integration.server import BINDINGS, Binding, Server, serving, wait_until
-from tests.oracle import bpf
+from tests.oracle import program
 
 pytestmark = [pytest.mark.fuse, pytest.mark.kernel, pytest.mark.bpf]
-
-_PROG_LOAD = 5
-
-
-@contextmanager
-def program(name: str) -> Iterator[None]:
-    """A loaded socket filter called *name*: its symbol is bpf_prog_TAG_name."""
-    # r0 = 0; exit
-    code = bytes.fromhex("b700000000000000 9500000000000000")
-    insns = ctypes.create_string_buffer(code, len(code))
-    licence = ctypes.create_string_buffer(b"GPL")
-    attr = struct.pack(
-        "<IIQQIIQII16s",
-        *(1, 2, ctypes.addressof(insns), ctypes.addressof(licence)),
-        *(0, 0, 0, 0, 0),
-        name.encode(),
-    )
-    fd, _ = bpf(_PROG_LOAD, attr)
-    try:
-        yield
-    finally:
-        os.close(fd)
 
 
 @pytest.fixture(scope="module", params=BINDINGS)

@@ -14,7 +14,7 @@ import ksyms
 from ksymsfs.image import build_image
 from ksymsfs.sources.running import RunningKernel
 from tests.integration.server import environment
-from tests.oracle import Oracle
+from tests.oracle import Oracle, program
 
 pytestmark = pytest.mark.kernel
 
@@ -84,8 +84,7 @@ def test_symbolize_agrees_with_the_kernels_own_pS(
     lines: list[tuple[int, str, str, str | None]],
     oracle: Oracle,
 ) -> None:
-    # Pages of ftrace and kprobes are listed in kallsyms, but %pS does not know them;
-    # of BPF programs it knows the end, which kallsyms does not show.
+    # Pages of ftrace and kprobes are listed in kallsyms, but %pS does not know them.
     known = [x for x in lines if x[3] is None]
     counts = Counter(x[0] for x in known)
     starts = sorted(counts)
@@ -115,3 +114,21 @@ def test_symbolize_agrees_with_the_kernels_own_pS(
         if answer != oracle(a)
     }
     assert differences == {}
+
+
+@pytest.mark.bpf
+def test_bpf_programs_have_the_kernels_own_sizes(oracle: Oracle) -> None:
+    with program("ksymsfs_one"), program("ksymsfs_two"):
+        source = RunningKernel()
+        files = source.linker_files()
+        source.close()
+        table = ksyms.SymbolTable.from_bytes(build_image(files, source.format))
+
+        ours = [s for s in table if s.module == "bpf" and "ksymsfs_" in s.name]
+        assert len(ours) == 2
+        for symbol in ours:
+            for address in (symbol.address, symbol.address + symbol.size - 1):
+                # %pS leaves out the module that kallsyms has for it.
+                assert str(table.symbolize(address)) == f"{oracle(address)} [bpf]"
+            with pytest.raises(ksyms.AddressNotFoundError):
+                table.symbolize(symbol.address + symbol.size)
