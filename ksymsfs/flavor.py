@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from ksymsfs.debug_layout import build_debug_image
 from ksymsfs.elf import ElfFormat
 from ksymsfs.image import build_image
 from ksymsfs.linker import LinkerFile
@@ -24,4 +25,4 @@ class Flavor:
 
 FLAVORS = {flavor.name: flavor for flavor in (Flavor("freebsd", build_image),)}
 
-LAYOUTS: dict[str, Layout] = {"freebsd": build_image}
+LAYOUTS: dict[str, Layout] = {"freebsd": build_image, "debug": build_debug_image}

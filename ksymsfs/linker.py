@@ -69,20 +69,21 @@ def with_linker_file_symbol(file: LinkerFile, fmt: ElfFormat) -> LinkerFile:
     """*file* as a block that says whose it is: null symbol, linker-file symbol, rest.
 
     Those that came from text are so already. Tables copied from an ELF file get the
-    symbol, and ImageSections for st_shndx; nameless symbols without a place, such as
-    their own null symbol, go.
+    symbol, and ImageSections for st_shndx; nameless symbols go, which are the null
+    symbol and those of sections.
     """
     if file.sections is None:
         return file
     body = file.symtab.copy()
     body["st_shndx"] = file.sections
-    body = body[(body["st_shndx"] != SHN.UNDEF) | (body["st_name"] != 0)]
+    names = np.frombuffer(file.strtab, np.uint8)
+    body = body[names[body["st_name"]] != 0]
     head = np.zeros(2, fmt.sym_dtype)
     head[1:2] = linker_file_symbol(fmt, len(file.strtab), file.address, file.size)
     name = file.name.encode(errors="surrogateescape")
     return replace(
         file,
-        symtab=np.concatenate((head, body)),
+        symtab=np.concatenate((head, body), dtype=fmt.sym_dtype),
         strtab=file.strtab + name + b"\0",
         sections=None,
     )
