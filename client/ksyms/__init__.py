@@ -5,6 +5,8 @@ from __future__ import annotations
 # The name is enough for type checkers; importing typing costs 3 ms of every command.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from ksyms.bpf.object import BpfObject
+    from ksyms.btf import Btf
     from ksyms.errors import (
         AddressNotFoundError,
         AmbiguousSymbolError,
@@ -17,17 +19,23 @@ if TYPE_CHECKING:
         SymbolNotFoundError,
         TypeNotFoundError,
     )
+    from ksyms.kernel import Kernel
+    from ksyms.resolution import Resolution, resolve
     from ksyms.symbol import Symbol, Symbolized
     from ksyms.table import SymbolTable, load
 
 __all__ = [
     "AddressNotFoundError",
     "AmbiguousSymbolError",
+    "BpfObject",
     "BpfObjectError",
+    "Btf",
     "BtfError",
     "CaptureError",
     "ImageError",
+    "Kernel",
     "KsymsError",
+    "Resolution",
     "RestrictedError",
     "Symbol",
     "SymbolNotFoundError",
@@ -35,15 +43,21 @@ __all__ = [
     "Symbolized",
     "TypeNotFoundError",
     "load",
+    "resolve",
 ]
 
 # Where the public names live that are no exceptions; a module is imported at the
 # first use of one of its names.
 _HOMES = {
+    "BpfObject": "bpf.object",
+    "Btf": "btf",
+    "Kernel": "kernel",
+    "Resolution": "resolution",
     "Symbol": "symbol",
     "SymbolTable": "table",
     "Symbolized": "symbol",
     "load": "table",
+    "resolve": "resolution",
 }
 
 

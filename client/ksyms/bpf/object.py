@@ -8,11 +8,11 @@ from typing import NamedTuple, Self
 
 from ksyms.bpf.elf import BpfElf, read_elf
 from ksyms.bpf.externs import Extern, Failure, collect_externs
+from ksyms.bpf.instruction import CALL, LD_IMM64
 from ksyms.bpf.maps import BpfMap, find_maps
 from ksyms.btf import Btf
 from ksyms.errors import BpfObjectError, BtfError
 
-LD_IMM64, CALL = 0x18, 0x85
 _COMPILER = re.compile(rb"(?:clang version|GNU C\d*) [\w.]+")
 
 

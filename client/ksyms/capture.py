@@ -1,0 +1,149 @@
+"""A capture: a kernel's symbols, types and facts in a folder, to be asked elsewhere.
+
+DIR/facts.json      release, machine, destructors ...
+DIR/ksyms           the image of /dev/ksyms, or else
+DIR/kallsyms        the text of /proc/kallsyms, and
+DIR/modules         that of /proc/modules
+DIR/btf/vmlinux     the kernel's BTF
+DIR/btf/MODULE      the split BTF of each module
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from ksyms.btf import Btf
+from ksyms.destructors import guess_destructors
+from ksyms.errors import CaptureError, RestrictedError
+from ksyms.facts import Facts
+from ksyms.kallsyms import KallsymsImage, KallsymsText
+from ksyms.running import RunningLinux
+from ksyms.vmlinux import read_btf
+
+FACTS, IMAGE, TEXT, MODULES, BTF = "facts.json", "ksyms", "kallsyms", "modules", "btf"
+VMLINUX = "vmlinux"
+
+
+def read_facts(directory: Path) -> Facts:
+    """The facts of the capture in *directory*. Raises CaptureError, OSError."""
+    path = directory / FACTS
+    try:
+        return Facts.from_json(path.read_bytes(), str(path))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise CaptureError(
+            str(directory), f"not a capture: there is no {FACTS} (see ksyms capture)"
+        ) from error
+
+
+def write_capture(
+    directory: str | Path,
+    *,
+    ksyms: str | Path | None = None,
+    device: str | Path = "/dev/ksyms",
+    force: bool = False,
+    linux: RunningLinux | None = None,
+) -> Facts:
+    """Capture the kernel that runs into *directory*, whole or not at all.
+
+    Its symbols come from the image *ksyms*, or from *device* if that can be read, or
+    from kallsyms. An existing capture is replaced only with *force*, anything else
+    never. Raises CaptureError, RestrictedError where the addresses are hidden from the
+    caller, OSError, ImageError, BtfError.
+    """
+    target = Path(directory).absolute()
+    _check_target(target, force)
+    linux = linux or RunningLinux()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        prefix=f".{target.name}.", dir=target.parent
+    ) as scratch:
+        work = Path(scratch, "new")
+        (work / BTF).mkdir(parents=True)
+        _write_symbols(work, ksyms, Path(device), linux)
+        facts = _write_types(work, linux)
+        (work / FACTS).write_text(facts.to_json())
+        _replace(target, work, Path(scratch, "old"))
+    return facts
+
+
+def _replace(target: Path, new: Path, old: Path) -> None:
+    if target.exists():
+        target.rename(old)
+    try:
+        new.rename(target)
+    except OSError:
+        if old.exists():
+            old.rename(target)
+        raise
+
+
+def _check_target(target: Path, force: bool) -> None:
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise CaptureError(str(target), "exists, and is no folder")
+    if (target / FACTS).exists():
+        if not force:
+            raise CaptureError(
+                str(target), "holds a capture already (--force replaces it)"
+            )
+    elif any(target.iterdir()):
+        raise CaptureError(str(target), "is a folder with other things in it")
+
+
+def _write_symbols(
+    work: Path, ksyms: str | Path | None, device: Path, linux: RunningLinux
+) -> None:
+    image = Path(ksyms).read_bytes() if ksyms is not None else _read_device(device)
+    if image is not None:
+        KallsymsImage(image, str(ksyms or device))  # refuses what is no image
+        _write_private(work / IMAGE, image)
+    else:
+        text = linux.kallsyms()
+        if not text:
+            raise CaptureError(
+                str(linux.root / "proc/kallsyms"),
+                "cannot be read, and there is no image of /dev/ksyms: "
+                "nowhere to take symbols from",
+            )
+        if KallsymsText(text).is_zeroed:
+            raise RestrictedError(
+                "every address in kallsyms is 0: the kernel hides them from this user "
+                "(run as root, or with CAP_SYSLOG)"
+            )
+        _write_private(work / TEXT, text)
+        if (modules := linux.modules()) is not None:
+            (work / MODULES).write_bytes(modules)
+
+
+# Where KASLR is on, these addresses are a secret of the machine.
+def _write_private(path: Path, content: bytes) -> None:
+    path.touch(mode=0o600)
+    path.write_bytes(content)
+
+
+# A device that is there but does not serve is no reason to fail: kallsyms has the same.
+def _read_device(device: Path) -> bytes | None:
+    try:
+        return device.read_bytes()
+    except OSError:
+        return None
+
+
+def _write_types(work: Path, linux: RunningLinux) -> Facts:
+    facts = linux.facts()
+    path = linux.vmlinux_btf()
+    if path is None:
+        return facts._replace(modules=())
+    data = read_btf(path)
+    destructors = guess_destructors(Btf.from_bytes(data, name=VMLINUX))
+    (work / BTF / VMLINUX).write_bytes(data)
+    names = []
+    for name, module in linux.module_btfs():
+        try:
+            (work / BTF / name).write_bytes(module.read_bytes())
+        except FileNotFoundError:  # unloaded meanwhile
+            continue
+        names.append(name)
+    return facts._replace(modules=tuple(names), destructors=destructors)

@@ -1,0 +1,109 @@
+"""Kernel: the symbols, types and facts that BPF objects are resolved against."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Self
+
+from ksyms.btf import Btf
+from ksyms.capture import BTF, IMAGE, TEXT, VMLINUX, read_facts
+from ksyms.errors import CaptureError
+from ksyms.facts import Facts
+from ksyms.kallsyms import Kallsyms, KallsymsImage, KallsymsText
+from ksyms.running import RunningLinux
+from ksyms.vmlinux import load_btf
+
+RUNNING = "running"
+
+
+class Kernel:
+    """A kernel as a BPF loader meets it: running, captured, or described by files."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        symbols: Kallsyms | None,
+        btf: Btf | None,
+        modules: Sequence[tuple[str, str | Path]] = (),
+        facts: Facts | None = None,
+    ) -> None:
+        """A kernel called *name*; without kallsyms or BTF where those are None.
+
+        *modules* are in the order of their BTF ids: name, and file of the split BTF,
+        which is read when it is needed.
+        """
+        self.name = name
+        self.symbols = symbols
+        self.btf = btf
+        self.facts = facts or Facts()
+        self._files = tuple(modules)
+        self._modules: dict[str, Btf] = {}
+
+    @classmethod
+    def running(
+        cls, *, ksyms: str | Path | None = None, linux: RunningLinux | None = None
+    ) -> Self:
+        """The kernel that runs: /proc/kallsyms (or the image *ksyms*) and its BTF.
+
+        What the caller may not see is missing or 0, as it would be for libbpf.
+        Raises OSError, ImageError, BtfError.
+        """
+        linux = linux or RunningLinux()
+        symbols: Kallsyms | None = None
+        if ksyms is not None:
+            symbols = KallsymsImage(Path(ksyms).read_bytes(), os.fspath(ksyms))
+        elif (text := linux.kallsyms()) is not None:
+            symbols = KallsymsText(text)
+        path = linux.vmlinux_btf()
+        return cls(
+            name=RUNNING,
+            symbols=symbols,
+            btf=None if path is None else load_btf(path, name=VMLINUX),
+            modules=linux.module_btfs(),
+            facts=linux.facts(),
+        )
+
+    @classmethod
+    def load(cls, capture: str | Path) -> Self:
+        """The kernel in the folder *capture*, as `ksyms capture` wrote it.
+
+        Raises OSError, CaptureError, ImageError, BtfError.
+        """
+        directory = Path(capture)
+        facts = read_facts(directory)
+        image, text = directory / IMAGE, directory / TEXT
+        symbols: Kallsyms
+        if image.exists():
+            symbols = KallsymsImage(image.read_bytes(), str(image))
+        elif text.exists():
+            symbols = KallsymsText(text.read_bytes())
+        else:
+            raise CaptureError(str(directory), f"has neither {IMAGE} nor {TEXT}")
+        folder = directory / BTF
+        vmlinux = folder / VMLINUX
+        return cls(
+            name=str(capture),
+            symbols=symbols,
+            btf=load_btf(vmlinux, name=VMLINUX) if vmlinux.exists() else None,
+            modules=[(name, folder / name) for name in facts.modules],
+            facts=facts,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Kernel {self.name}: {len(self._files)} modules with BTF>"
+
+    @property
+    def modules(self) -> Iterator[Btf]:
+        """The modules' BTFs in id order, each read when the ones before did not do.
+
+        Raises BtfError, OSError.
+        """
+        if self.btf is None:
+            return
+        for name, path in self._files:
+            if name not in self._modules:
+                self._modules[name] = load_btf(path, base=self.btf, name=name)
+            yield self._modules[name]
