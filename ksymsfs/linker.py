@@ -69,8 +69,8 @@ def with_linker_file_symbol(file: LinkerFile, fmt: ElfFormat) -> LinkerFile:
     """*file* as a block that says whose it is: null symbol, linker-file symbol, rest.
 
     Those that came from text are so already. Tables copied from an ELF file get the
-    symbol, and ImageSections for st_shndx; nameless symbols go, which are the null
-    symbol and those of sections.
+    symbol, ImageSections for st_shndx, and address order; nameless symbols go, which
+    are the null symbol and those of sections.
     """
     if file.sections is None:
         return file
@@ -78,6 +78,7 @@ def with_linker_file_symbol(file: LinkerFile, fmt: ElfFormat) -> LinkerFile:
     body["st_shndx"] = file.sections
     names = np.frombuffer(file.strtab, np.uint8)
     body = body[names[body["st_name"]] != 0]
+    body = body[np.argsort(body["st_value"], kind="stable")]
     head = np.zeros(2, fmt.sym_dtype)
     head[1:2] = linker_file_symbol(fmt, len(file.strtab), file.address, file.size)
     name = file.name.encode(errors="surrogateescape")

@@ -24,8 +24,9 @@ from ksyms.elf import (
     Section,
 )
 
-# st_shndx of a ksymsfs image: 1 .text, 2 .rodata, 3 .data, 4 .bss.
-_KALLSYMS_SECTIONS = {1: "t", 2: "r", 3: "d", 4: "b", SHN_ABS: "a"}
+# st_shndx of a ksymsfs image: 1 .text, 2 .rodata, 3 .data, 4 .bss; where the debug
+# layout needs more of them, they repeat in this order.
+_KALLSYMS_SECTIONS = "trdb"
 
 
 def kallsyms_letter(st_info: int, st_other: int, st_shndx: int) -> str:
@@ -48,7 +49,9 @@ def kallsyms_letter(st_info: int, st_other: int, st_shndx: int) -> str:
         if code == 0x1F:
             return "?"
         return chr((0x60 if bind == STB_LOCAL else 0x40) | code)
-    letter = _KALLSYMS_SECTIONS.get(st_shndx, "?")
+    if st_shndx == SHN_UNDEF:
+        return "U"
+    letter = "a" if st_shndx == SHN_ABS else _KALLSYMS_SECTIONS[(st_shndx - 1) % 4]
     return letter.upper() if bind == STB_GLOBAL else letter
 
 
