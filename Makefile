@@ -9,6 +9,7 @@
 DEMO_PACKAGES = binutils fuse3 libfuse2
 TEST_PACKAGES = $(DEMO_PACKAGES) bpftool clang-19 gcc gdb kmod libbpf-dev libc6-dev \
 	libelf-dev libfuse3-3 llvm mandoc strace
+BENCH_PACKAGES = $(TEST_PACKAGES) libfuse-dev libfuse3-dev linux-perf python3-bpfcc
 
 VENV = .venv
 PYTHON = $(VENV)/bin/python
@@ -29,6 +30,11 @@ lint:
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 
+bench:
+	@.ci/setup $(VENV) $(BENCH_PACKAGES)
+	@$(PYTHON) -m pip install -q drgn lief || echo "bench: without drgn and lief" >&2
+	PYTHONPATH=. $(PYTHON) -m bench $(ARGS)
+
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist bench/build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
