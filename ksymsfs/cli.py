@@ -6,9 +6,11 @@ import argparse
 import logging
 import logging.handlers
 import os
+import re
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from ksymsfs import __version__
 from ksymsfs.daemon import detach
@@ -20,6 +22,7 @@ from ksymsfs.generation import Generations
 from ksymsfs.mountpoint import Mountpoint, device_link
 from ksymsfs.options import (
     add_image_arguments,
+    add_source,
     add_source_arguments,
     layout_from,
     source_from,
@@ -53,7 +56,8 @@ def parser() -> ArgumentParser:
         nargs="*",
         metavar="[SOURCE] MOUNTPOINT",
         help="the directory to mount on (default: " + DEFAULT_MOUNTPOINT + "); "
-        "SOURCE is what mount(8) puts first, and says nothing here",
+        "SOURCE is a manifest, a saved image or a saved kallsyms; as mount(8) needs "
+        "something there, ksymsfs or none says the running kernel",
     )
     parser.add_argument(
         "-f", "--foreground", action="store_true", help="do not become a daemon"
@@ -91,7 +95,10 @@ def parser() -> ArgumentParser:
         help="refuse larger images, with ENOMEM (K, M and G are understood)",
     )
     parser.add_argument(
-        "--log", metavar="FILE", help="append messages to FILE instead of syslog"
+        "--log",
+        type=Path,
+        metavar="FILE",
+        help="append messages to FILE instead of syslog",
     )
     parser.add_argument(
         "--binding",
@@ -114,16 +121,18 @@ _GENERIC = {
 
 
 def _mode(text: str) -> int:
-    mode = int(text, 8)
-    if mode & ~0o444:
-        raise ValueError("the device can be nothing but readable")
-    return mode
+    if not re.fullmatch("0?[0-7]{3}", text):
+        raise ArgumentTypeError(f"not permissions like 0440: {text!r}")
+    if int(text, 8) & ~0o444:
+        raise ArgumentTypeError(f"the device is only ever read, so not {text}")
+    return int(text, 8)
 
 
 def _size(text: str) -> int:
-    units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-    unit = units.get(text[-1:].upper(), 1)
-    return int(text if unit == 1 else text[:-1]) * unit
+    match = re.fullmatch("([1-9][0-9]*)([KMG]?)", text.upper())
+    if match is None:
+        raise ArgumentTypeError(f"not a number of bytes like 64M: {text!r}")
+    return int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[match[2]]
 
 
 def parse(argv: Sequence[str] | None) -> Namespace:
@@ -145,9 +154,12 @@ def parse(argv: Sequence[str] | None) -> Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ksymsfs; the exit status is 0, 1 (it cannot serve) or 2 (usage)."""
-    args = with_absolute_paths(parse(argv))
+    args = parse(argv)
     foreground = args.foreground or args.debug
     try:
+        if len(args.paths) == 2:
+            add_source(args, args.paths[0])
+        args = with_absolute_paths(args)
         source = source_from(args)
         layout = layout_from(args, source)
     except OptionError as error:
@@ -215,7 +227,7 @@ def _log_to_stderr(debug: bool) -> None:
     logging.getLogger("fuse").setLevel(logging.CRITICAL)
 
 
-def _log_to_file(path: str | None) -> None:
+def _log_to_file(path: Path | None) -> None:
     handler: logging.Handler
     try:
         handler = (

@@ -123,6 +123,36 @@ def source_from(args: Namespace) -> Source:
     return RunningKernel()
 
 
+# What mount(8) and fstab(5) put first when there is nothing to say.
+_RUNNING = {"", "ksymsfs", "none", "running"}
+
+
+def add_source(args: Namespace, source: str) -> None:
+    """Enter the file *source* into *args* as the option for files of its kind.
+
+    A name ending in .toml is a manifest, an ELF file a saved image, anything else a
+    saved kallsyms; ksymsfs, running or none is the running kernel. Raises OptionError
+    where the file cannot be read.
+    """
+    if source in _RUNNING:
+        return
+    path = Path(source)
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        raise OptionError(
+            f"{source}: {error.strerror}; SOURCE is a manifest, a saved image, a saved "
+            "kallsyms, or the word ksymsfs for the running kernel"
+        ) from error
+    if path.suffix == ".toml":
+        args.manifest = path
+    elif magic == b"\x7fELF":
+        args.image = path
+    else:
+        args.kallsyms = path
+
+
 # Options that say more about a source, and the sources that they say it about.
 _NEEDS = {
     "module": ("kernel",),
