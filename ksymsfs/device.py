@@ -24,6 +24,9 @@ KIOCGSIZE, KIOCGADDR = 1, 2
 _LINUX_READ, _BSD_READ = 2, 1  # the top two bits of an _IOR request number
 
 
+_MOST_STALE = 256  # walks that are remembered to have been told ESTALE
+
+
 @dataclass(eq=False, slots=True)
 class Handle:
     """One open of one generation."""
@@ -54,6 +57,7 @@ class Device:
         self._aside = aside or Aside()
         self._handles: dict[int, Handle] = {}
         self._owners: dict[ProcessId, int] = {}
+        self._told_stale: dict[int, bool] = {}
         self._last = 0
 
     def open(self, number: int, tid: int, flags: int) -> int:
@@ -71,9 +75,7 @@ class Device:
         owner = self._processes.identify(tid) if tid else None
         if owner is not None and self._has_open(owner):
             raise OSError(errno.EBUSY, f"process {owner.tgid} has the device open")
-        current = self.generations.confirm(number)
-        if current is None:
-            raise OSError(errno.ESTALE, f"generation {number} is not current")
+        current = self._confirm(number, tid)
         self._last += 1
         self._handles[self._last] = Handle(current, owner)
         if owner is not None:
@@ -87,6 +89,18 @@ class Device:
             raise OSError(
                 errno.EPERM, f"the kernel hides its addresses from thread {tid}"
             )
+
+    def _confirm(self, number: int, tid: int) -> Generation:
+        # ESTALE makes the kernel walk the path again, once. Where symbols change all
+        # the time, what the second walk's READLINK took is a state at open, too.
+        second = self._told_stale.pop(tid, False)
+        generation = self.generations.confirm(number, again=second)
+        if generation is None:
+            while len(self._told_stale) >= _MOST_STALE:
+                self._told_stale.pop(next(iter(self._told_stale)))
+            self._told_stale[tid] = True
+            raise OSError(errno.ESTALE, f"generation {number} is not current")
+        return generation
 
     def _has_open(self, owner: ProcessId) -> bool:
         number = self._owners.get(owner)

@@ -97,20 +97,21 @@ class Generations:
         """The numbers of all generations that exist, oldest first."""
         return sorted(self._live)
 
-    def confirm(self, number: int) -> Generation | None:
+    def confirm(self, number: int, *, again: bool = False) -> Generation | None:
         """The current generation, if it has this number: an open's second look.
 
         READLINK has just asked for the current one, and read the symbols again if that
-        is provisional. Doing so once more in OPEN would find nothing new.
+        is provisional. Doing so once more in OPEN would find nothing new. *again*
+        takes what READLINK has just got even if the source has changed since.
         """
-        current = self._current
-        if (
-            current is None
-            or self._clock() - current.compared > WALK
-            or current.fingerprint != self.source.fingerprint()
-        ):
-            current = self.current()
-        return current if current.number == number else None
+        latest = self._current
+        if latest is None or latest.number != number:
+            return None
+        if self._clock() - latest.compared > WALK:
+            return latest if self.current() is latest else None
+        if again or latest.fingerprint == self.source.fingerprint():
+            return latest
+        return None
 
     def hold(self, generation: Generation) -> None:
         """Keep *generation* for one more open handle."""
@@ -127,19 +128,10 @@ class Generations:
             self.dropped(generation.number)
 
     def _snapshot(self) -> Generation:
-        reason = "the symbols changed while they were read"
-        for _ in range(ATTEMPTS):
-            before = self.source.fingerprint()
-            try:
-                files = self.source.linker_files()
-            except SourceChangingError as error:
-                reason = str(error)
-                continue
-            image = self._image(files)
-            if self.source.fingerprint() == before:
-                now = self._clock()
-                return Generation(0, image, _modules_text(files), before, now, now)
-        raise SnapshotError(ATTEMPTS, reason)
+        fingerprint, files = take_snapshot(self.source)
+        image = self._image(files)
+        now = self._clock()
+        return Generation(0, image, _modules_text(files), fingerprint, now, now)
 
     def _image(self, files: Sequence[LinkerFile]) -> bytes:
         # The size pass comes first, so that a bound is kept before memory is taken.
@@ -168,6 +160,20 @@ class Generations:
         if old is not None:
             self._drop_unheld(old)
         return new
+
+
+def take_snapshot(source: Source) -> tuple[Hashable, Sequence[LinkerFile]]:
+    """A consistent state of *source*, in three tries, with its fingerprint.
+
+    Raises SnapshotError when each try met a change, and what the source raises.
+    """
+    reason = ""
+    for _ in range(ATTEMPTS):
+        try:
+            return source.snapshot()
+        except SourceChangingError as error:
+            reason = str(error)
+    raise SnapshotError(ATTEMPTS, reason)
 
 
 def _modules_text(files: Sequence[LinkerFile]) -> bytes:

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ksymsfs import __version__
-from ksymsfs.errors import KsymsFSError, SourceChangingError
+from ksymsfs.errors import KsymsFSError, SnapshotError
+from ksymsfs.generation import take_snapshot
 from ksymsfs.options import (
     add_image_arguments,
     add_source_arguments,
@@ -56,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         source = source_from(args)
         try:
             layout = layout_from(args, source)
-            image = layout(source.linker_files(), source.format)
+            _, files = take_snapshot(source)
+            image = layout(files, source.format)
         finally:
             source.close()
         _write(args.output, image)
@@ -64,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader has enough: not even Python's flush at exit may complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except SourceChangingError as error:
+    except SnapshotError as error:
         return _fail(str(error), 1)
     except KsymsFSError as error:
         return _fail(str(error), 2)

@@ -2,39 +2,54 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
-from typing import Protocol
 
 from ksymsfs.elf import ElfFormat
+from ksymsfs.errors import SourceChangingError
 from ksymsfs.linker import LinkerFile
 
 
-class Source(Protocol):
+class Source(ABC):
     """A kernel's symbols, as they are now.
 
     Methods raise SourceError (and its leaves) when the source cannot be read.
     """
 
+    is_live = False
+    """Whether these are the symbols of the kernel below this process."""
+
     @property
+    @abstractmethod
     def name(self) -> str:
         """What messages call this source: a path, or ``running kernel``."""
 
     @property
-    def is_live(self) -> bool:
-        """Whether these are the symbols of the kernel below this process."""
-
-    @property
+    @abstractmethod
     def format(self) -> ElfFormat:
         """The ELF class, byte order and machine of the image."""
 
+    @abstractmethod
     def fingerprint(self) -> Hashable:
         """A cheap value that differs whenever the symbols may have changed."""
 
+    @abstractmethod
     def linker_files(self) -> Sequence[LinkerFile]:
         """The kernel first, then its modules in load order.
 
         Raises SourceChangingError while a module is being loaded or unloaded.
         """
 
-    def close(self) -> None:
+    def snapshot(self) -> tuple[Hashable, Sequence[LinkerFile]]:
+        """The linker files of one state, and the fingerprint of that state.
+
+        Raises SourceChangingError also when the symbols changed while they were read.
+        """
+        before = self.fingerprint()
+        files = self.linker_files()
+        if self.fingerprint() != before:
+            raise SourceChangingError(self.name, "changed while it was read")
+        return before, files
+
+    def close(self) -> None:  # noqa: B027 (most sources hold nothing)
         """Give back what the source holds (perf events, open files)."""

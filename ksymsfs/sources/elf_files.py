@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ksymsfs.elf import ELFOSABI_FREEBSD, ElfFormat
 from ksymsfs.errors import RestrictedError, SourceFormatError
 from ksymsfs.linker import LinkerFile
-from ksymsfs.sources import freebsd_linker, linux_linker
+from ksymsfs.sources import Source, freebsd_linker, linux_linker
 from ksymsfs.sources.files import files_fingerprint, source_errors
 from ksymsfs.sources.modules import parse_modules, require_settled
 from ksymsfs.sources.objectfile import ObjectFile, read_object
@@ -40,13 +40,11 @@ class LinuxFacts(NamedTuple):
     """What `section_addresses` reads; None: the /sys/module of this machine."""
 
 
-class ElfFiles:
+class ElfFiles(Source):
     """The source that a kernel's ELF file and its modules' make, in load order.
 
     By FreeBSD's rules, unless the files are Linux's or *linux* says something.
     """
-
-    is_live = False
 
     def __init__(
         self,

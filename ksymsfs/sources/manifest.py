@@ -11,6 +11,7 @@ import numpy as np
 from ksymsfs.elf import ElfFormat
 from ksymsfs.errors import ManifestError, SourceChangingError, SourceError
 from ksymsfs.linker import LinkerFile, linker_file_symbol, with_linker_file_symbol
+from ksymsfs.sources import Source
 from ksymsfs.sources.description import (
     MAX_MANIFEST,
     Description,
@@ -31,10 +32,8 @@ from ksymsfs.sources.objectfile import ObjectFile, read_object
 from ksymsfs.sources.section_addresses import section_files
 
 
-class Manifest:
+class Manifest(Source):
     """The source that the manifest at *path* makes, with the files that it names."""
-
-    is_live = False
 
     def __init__(self, path: Path) -> None:
         self._path = path

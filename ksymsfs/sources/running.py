@@ -5,34 +5,36 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import os
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 from ksymsfs.elf import ElfFormat
-from ksymsfs.errors import SourceError
+from ksymsfs.errors import SourceChangingError, SourceError
 from ksymsfs.linker import LinkerFile
+from ksymsfs.sources import Source
 from ksymsfs.sources.bpf_programs import jited_lengths
 from ksymsfs.sources.kallsyms import kallsyms_linker_files
 from ksymsfs.sources.ksymbol_events import KsymbolEvents
 from ksymsfs.sources.modules import Module, parse_modules, require_settled
 
+_CHUNK = 1 << 16  # the kernel gives a page at a time, whatever is asked for
+
 log = logging.getLogger(__name__)
 
 
-class RunningKernel:
+class RunningKernel(Source):
     """The symbols of the kernel below this process.
 
     *proc* and *sys* are where procfs and sysfs are mounted. With *events* False, or
     where perf_event_open(2) refuses, a change is found by reading all of kallsyms.
     """
 
-    name = "running kernel"
     is_live = True
 
     def __init__(
         self, *, proc: str = "/proc", sys: str = "/sys", events: bool = True
     ) -> None:
-        self.format = ElfFormat.native()
         self.kallsyms_reads = 0
         self._kallsyms = Path(proc, "kallsyms")
         self._modules = Path(proc, "modules")
@@ -42,6 +44,14 @@ class RunningKernel:
         self._events_cpus = b""
         self._use_events = events
 
+    @property
+    def name(self) -> str:
+        return "running kernel"
+
+    @property
+    def format(self) -> ElfFormat:
+        return ElfFormat.native()
+
     def fingerprint(self) -> Hashable:
         """Modules with their identity, the online CPUs, and the symbol events so far.
 
@@ -49,12 +59,7 @@ class RunningKernel:
         /sys/module/NAME directory. Events counted on CPUs that have since gone offline
         are void, so the set of CPUs is part of the value.
         """
-        modules = self._read_modules()
-        identities = tuple(
-            self._identity(line.split(b" ", 1)[0].decode(errors="surrogateescape"))
-            for line in modules.splitlines()
-        )
-        return (modules, identities, *self._symbol_events())
+        return self._module_state(), self._watch(), self._changes()
 
     def linker_files(self) -> Sequence[LinkerFile]:
         """The kernel, its modules in load order, then [bpf] and the like.
@@ -62,17 +67,30 @@ class RunningKernel:
         Raises SourceError where /proc/kallsyms cannot be read, RestrictedError where
         it holds no addresses, SourceChangingError while a module comes or goes.
         """
-        modules: list[Module] | None = None
-        if self._modules.exists():
-            modules = parse_modules(self._read_modules(), str(self._modules))
-            require_settled(modules, str(self._modules))
+        return self.snapshot()[1]
+
+    def snapshot(self) -> tuple[Hashable, Sequence[LinkerFile]]:
+        """The linker files of one state, and its fingerprint: see Source.
+
+        Symbols that come and go (BPF programs, above all) are at the end of kallsyms,
+        behind the kernel's own, which takes nearly all of the time to read and never
+        changes. Only a change while the end is read makes the table a mixture.
+        """
+        modules, watched = self._module_state(), self._watch()
+        text, changes = self._read_kallsyms()
+        if (modules, watched, changes) != self.fingerprint():
+            raise SourceChangingError(self.name, "the symbols changed while being read")
+        listed: list[Module] = []
+        if modules is not None:
+            listed = parse_modules(modules[0], str(self._modules))
+            require_settled(listed, str(self._modules))
         files = kallsyms_linker_files(
-            self._read_kallsyms(), modules or [], self.format, name=str(self._kallsyms)
+            text, listed, self.format, name=str(self._kallsyms)
         )
         for file in files:
             if file.name == "bpf":
                 _shorten(file, jited_lengths())
-        return files
+        return (modules, watched, changes), files
 
     def close(self) -> None:
         """End the perf events."""
@@ -81,25 +99,51 @@ class RunningKernel:
             self._events = None
             self._events_cpus = b""
 
-    def _read_kallsyms(self) -> bytes:
+    def _read_kallsyms(self) -> tuple[bytes, Hashable]:
+        # The table, and what `_changes` said when its changing part was reached: the
+        # lines with a module, after a tab.
         self.kallsyms_reads += 1
+        chunks: list[bytes] = []
+        before: Hashable = None
         try:
-            return self._kallsyms.read_bytes()
+            fd = os.open(self._kallsyms, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                while True:
+                    if before is None and self._events is not None:
+                        mark = self._events.value()
+                    chunk = os.read(fd, _CHUNK)
+                    if (
+                        before is None
+                        and self._events
+                        and (not chunk or b"\t" in chunk)
+                    ):
+                        before = mark
+                    if not chunk:
+                        break
+                    chunks.append(chunk)
+            finally:
+                os.close(fd)
         except OSError as error:
             raise SourceError(
                 str(self._kallsyms), error.strerror or str(error)
             ) from error
+        text = b"".join(chunks)
+        return text, before if self._events is not None else _digest(text)
 
-    def _read_modules(self) -> bytes:
-        # A kernel built without modules has no such file.
+    def _module_state(self) -> tuple[bytes, tuple[int, ...]] | None:
+        # /proc/modules and who is who in it; None: a kernel built without modules.
         try:
-            return self._modules.read_bytes()
+            modules = self._modules.read_bytes()
         except FileNotFoundError:
-            return b""
+            return None
         except OSError as error:
             raise SourceError(
                 str(self._modules), error.strerror or str(error)
             ) from error
+        return modules, tuple(
+            self._identity(line.split(b" ", 1)[0].decode(errors="surrogateescape"))
+            for line in modules.splitlines()
+        )
 
     def _identity(self, module: str) -> int:
         try:
@@ -107,9 +151,10 @@ class RunningKernel:
         except OSError:
             return 0
 
-    def _symbol_events(self) -> tuple[Hashable, ...]:
+    def _watch(self) -> Hashable:
+        # Have the events of all online CPUs counted; which those are.
         if not self._use_events:
-            return (hashlib.blake2b(self._read_kallsyms()).digest(),)
+            return None
         online = b"0\n"
         with contextlib.suppress(OSError):
             online = self._online.read_bytes()
@@ -125,9 +170,19 @@ class RunningKernel:
                     self._kallsyms,
                 )
                 self._use_events = False
-                return self._symbol_events()
+                return None
             self._events_cpus = online
-        return (online, id(self._events), self._events.value())
+        return online, id(self._events)
+
+    def _changes(self) -> Hashable:
+        # What differs after a symbol came or went.
+        if self._events is not None:
+            return self._events.value()
+        return _digest(self._read_kallsyms()[0])
+
+
+def _digest(text: bytes) -> bytes:
+    return hashlib.blake2b(text).digest()
 
 
 def _shorten(file: LinkerFile, lengths: dict[int, int]) -> None:

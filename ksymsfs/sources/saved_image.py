@@ -12,16 +12,15 @@ import numpy as np
 from ksymsfs.elf import SHN, STB, STT, ElfFormat, st_info
 from ksymsfs.errors import SourceError
 from ksymsfs.linker import LinkerFile
+from ksymsfs.sources import Source
 from ksymsfs.sources.files import files_fingerprint, source_errors
 from ksymsfs.sources.objectfile import ObjectFile, parse_object
 
 MAX_IMAGE = 1 << 30
 
 
-class SavedImage:
+class SavedImage(Source):
     """The source that a saved image makes; its `layout` is the image itself."""
-
-    is_live = False
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -10,19 +10,18 @@ import numpy as np
 
 from ksymsfs.elf import SHN, ElfFormat
 from ksymsfs.linker import LinkerFile
+from ksymsfs.sources import Source
 from ksymsfs.sources.files import files_fingerprint, source_errors
 from ksymsfs.sources.kallsyms import kallsyms_linker_files
 from ksymsfs.sources.modules import Module, parse_modules, require_settled
 
 
-class SavedTables:
+class SavedTables(Source):
     """The source that saved copies of /proc/kallsyms and /proc/modules make.
 
     Without *modules* the load order and the ranges are guessed from the symbols. A
     System.map tells where the kernel was linked; *relocation* is how far it was moved.
     """
-
-    is_live = False
 
     def __init__(
         self, kallsyms: Path, modules: Path | None = None, relocation: int = 0
@@ -30,11 +29,14 @@ class SavedTables:
         self._kallsyms = kallsyms
         self._modules = modules
         self._relocation = relocation
-        self.format = ElfFormat.native()
 
     @property
     def name(self) -> str:
         return str(self._kallsyms)
+
+    @property
+    def format(self) -> ElfFormat:
+        return ElfFormat.native()
 
     def fingerprint(self) -> Hashable:
         paths = [self._kallsyms]
@@ -48,9 +50,6 @@ class SavedTables:
         if self._relocation:
             files[0] = _moved(files[0], self._relocation)
         return files
-
-    def close(self) -> None:
-        """Nothing is held."""
 
     def _read_modules(self) -> list[Module] | None:
         if self._modules is None:
