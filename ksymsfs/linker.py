@@ -88,3 +88,40 @@ def with_linker_file_symbol(file: LinkerFile, fmt: ElfFormat) -> LinkerFile:
         strtab=file.strtab + name + b"\0",
         sections=None,
     )
+
+
+def is_linker_file_symbol(symtab: SymArray) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which records carry a linker file's name and range, and are no symbols."""
+    found: np.ndarray[Any, np.dtype[np.bool_]] = symtab["st_info"] & 15 == STT.FILE
+    found &= symtab["st_size"] != 0
+    return found
+
+
+def symbol_sections(file: LinkerFile) -> SectionArray:
+    """The ImageSection of each symbol of *file*; SHN_UNDEF and SHN_ABS: none."""
+    if file.sections is not None:
+        return file.sections
+    sections: SectionArray = file.symtab["st_shndx"].astype(np.uint16)
+    return sections
+
+
+def name_lengths(
+    strtab: bytes, st_name: np.ndarray[Any, Any]
+) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The length of the name at each offset into *strtab*, without its NUL."""
+    nuls = np.flatnonzero(np.frombuffer(strtab, np.uint8) == 0)
+    starts = st_name.astype(np.int64)
+    lengths: np.ndarray[Any, np.dtype[np.int64]] = (
+        nuls[np.searchsorted(nuls, starts)] - starts
+    )
+    return lengths
+
+
+def name_offsets(strtab: bytes, name: bytes) -> list[int]:
+    """Where *name* stands in *strtab*, as a string or as the tail of one."""
+    offsets = []
+    at = strtab.find(name + b"\0")
+    while at >= 0:
+        offsets.append(at)
+        at = strtab.find(name + b"\0", at + 1)
+    return offsets

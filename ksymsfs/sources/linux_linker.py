@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ksymsfs.elf import ET, SHF, SHN, STT, ElfFormat, SymArray
-from ksymsfs.linker import LinkerFile, linker_file_symbol
+from ksymsfs.linker import LinkerFile, linker_file_symbol, name_offsets
 from ksymsfs.sources.objectfile import ObjectFile
 
 _Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
@@ -94,12 +94,10 @@ def module_linker_file(
 
 def relocation_by(kernel: ObjectFile, symbol: bytes, address: int) -> int:
     """How far *kernel* was moved if its *symbol* is found at *address*."""
-    at = kernel.strtab.find(symbol + b"\0")
-    while at >= 0:
-        found = np.flatnonzero(kernel.symtab["st_name"] == at)
-        if len(found):
-            return address - int(kernel.symtab["st_value"][found[0]])
-        at = kernel.strtab.find(symbol + b"\0", at + 1)
+    names = name_offsets(kernel.strtab, symbol)
+    found = np.flatnonzero(np.isin(kernel.symtab["st_name"], names))
+    if len(found):
+        return address - int(kernel.symtab["st_value"][found[0]])
     raise kernel.error(f"has no symbol {symbol.decode()} to find its relocation by")
 
 
