@@ -15,6 +15,7 @@ import numpy as np
 from ksymsfs.elf import SHN, STB, STT, ElfFormat, SymArray, st_info
 from ksymsfs.errors import RestrictedError, SourceFormatError
 from ksymsfs.linker import ImageSection, LinkerFile, linker_file_symbol
+from ksymsfs.sources.module_parts import are_apart, part_ends
 from ksymsfs.sources.modules import Module
 
 _Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
@@ -123,6 +124,11 @@ def kallsyms_linker_files(
     else:
         real = [m.name for m in modules]
     files = [_kernel_file(columns, np.flatnonzero(columns.end == columns.newline), fmt)]
+    apart = modules is None or are_apart(
+        (m, int(columns.address[blocks[m.name]].max()))
+        for m in modules
+        if m.name in blocks
+    )
     for module in [*reversed(real), *(m for m in blocks if m not in set(real))]:
         where = ranges.get(module)
         files.append(
@@ -132,6 +138,7 @@ def kallsyms_linker_files(
                 fmt,
                 module,
                 (where.address, where.size) if where else None,
+                apart=None if _is_pseudo(module) else apart,
             )
         )
     return files
@@ -342,6 +349,8 @@ def _linker_file(
     fmt: ElfFormat,
     name: str,
     where: tuple[int, int] | None,
+    *,
+    apart: bool | None = None,  # whether a module's parts are; None: it has none
 ) -> LinkerFile:
     address = columns.address[indexes]
     order = np.argsort(address, kind="stable")
@@ -361,7 +370,7 @@ def _linker_file(
     body["st_other"] = records["other"]
     body["st_shndx"] = records["shndx"]
     body["st_value"] = address
-    body["st_size"] = _sizes(address, where)
+    body["st_size"] = _sizes(address, where, records["shndx"], apart)
     return LinkerFile(name, where[0], where[1], syms, strtab)
 
 
@@ -395,16 +404,26 @@ def _strtab(
     return prefix + b"".join(pieces), (offset + len(prefix))[order]
 
 
-def _sizes(address: _Array, where: tuple[int, int]) -> _Array:
+def _sizes(
+    address: _Array, where: tuple[int, int], section: _Array, apart: bool | None
+) -> _Array:
     # kernel/kallsyms.c get_symbol_pos: up to the next different address; the last one
-    # ends where the linker file does.
+    # ends where the linker file does. find_kallsyms_symbol: or where its part does.
     if not len(address):
         return address
     last = int(address[-1])
     end = where[0] + where[1]
-    if not where[0] <= last < end:
+    if apart or not where[0] <= last < end:
         end = _page_end(last)
     ends = np.append(np.flatnonzero(np.diff(address)) + 1, len(address))
     nexts = np.append(address[ends[:-1]], np.uint64(min(end, 2**64 - 1)))
+    if apart is not None:
+        nexts[:-1] = part_ends(
+            address[ends[:-1] - 1],
+            nexts[:-1],
+            section[ends - 1],
+            apart=apart,
+            most=where[1],
+        )
     counts = np.diff(ends, prepend=0)
     return np.repeat(nexts, counts) - address
