@@ -35,6 +35,16 @@ bench:
 	@$(PYTHON) -m pip install -q drgn lief || echo "bench: without drgn and lief" >&2
 	PYTHONPATH=. $(PYTHON) -m bench $(ARGS)
 
+# GUESTS: bookworm (6.1), trixie (6.12), bullseye's kernel (5.10) on bookworm.
+GUESTS = bookworm trixie bullseye
+VM_PACKAGES = genext2fs kmod mmdebstrap qemu-system-x86 zstd
+
+vmtest:
+	@.ci/setup $(VENV) $(VM_PACKAGES)
+	@for guest in $(GUESTS); do \
+		$(PYTHON) -m vagrant.vmtest --times -g $$guest || exit; \
+	done
+
 clean:
 	rm -rf $(VENV) build dist bench/build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -40,10 +40,13 @@ def _kernel_missing() -> str:
 def _bpf_missing() -> str:
     if os.geteuid() != 0:
         return "bpf(2) needs root"
-    for program in ("bpftool", "clang-19"):
-        if not shutil.which(program) and not Path("/usr/sbin", program).exists():
-            return f"{program} is not installed"
+    if not shutil.which("bpftool") and not Path("/usr/sbin/bpftool").exists():
+        return "bpftool is not installed"
     return ""
+
+
+def _clang_missing() -> str:
+    return "" if shutil.which("clang-19") else "clang-19 is not installed"
 
 
 def _vm_missing() -> str:
@@ -66,6 +69,7 @@ MISSING: dict[str, Callable[[], str]] = {
     "fuse": cache(_fuse_missing),
     "kernel": cache(_kernel_missing),
     "bpf": cache(_bpf_missing),
+    "clang": cache(_clang_missing),
     "vm": cache(_vm_missing),
     "guest": cache(_guest_missing),
 }
