@@ -78,7 +78,7 @@ class RunningKernel(Source):
         """
         modules, watched = self._module_state(), self._watch()
         text, changes = self._read_kallsyms()
-        if (modules, watched, changes) != self.fingerprint():
+        if (modules, watched) != (self._module_state(), self._watch()):
             raise SourceChangingError(self.name, "the symbols changed while being read")
         listed: list[Module] = []
         if modules is not None:
@@ -100,26 +100,20 @@ class RunningKernel(Source):
             self._events_cpus = b""
 
     def _read_kallsyms(self) -> tuple[bytes, Hashable]:
-        # The table, and what `_changes` said when its changing part was reached: the
-        # lines with a module, after a tab.
+        # The table, and what `_changes` says of it. The events are looked at as close
+        # as can be around the lines with a module, which are behind a tab.
         self.kallsyms_reads += 1
+        events = self._events
         chunks: list[bytes] = []
-        before: Hashable = None
+        before = after = -1
         try:
             fd = os.open(self._kallsyms, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                while True:
-                    if before is None and self._events is not None:
-                        mark = self._events.value()
-                    chunk = os.read(fd, _CHUNK)
-                    if (
-                        before is None
-                        and self._events
-                        and (not chunk or b"\t" in chunk)
-                    ):
-                        before = mark
-                    if not chunk:
-                        break
+                while chunk := os.read(fd, _CHUNK):
+                    if events is not None:
+                        last, after = after, events.value()
+                        if before < 0 and b"\t" in chunk:
+                            before = last
                     chunks.append(chunk)
             finally:
                 os.close(fd)
@@ -128,7 +122,11 @@ class RunningKernel(Source):
                 str(self._kallsyms), error.strerror or str(error)
             ) from error
         text = b"".join(chunks)
-        return text, before if self._events is not None else _digest(text)
+        if events is None:
+            return text, _digest(text)
+        if 0 <= before != after:
+            raise SourceChangingError(self.name, "the symbols changed while being read")
+        return text, after
 
     def _module_state(self) -> tuple[bytes, tuple[int, ...]] | None:
         # /proc/modules and who is who in it; None: a kernel built without modules.
