@@ -18,6 +18,8 @@ from ksyms.options import add_global_options
 # run(args) -> exit code; its docstring is the command's description.
 COMMANDS = {
     "addr2sym": "name the symbol at each address",
+    "bpf": "ask whether BPF objects would load on a kernel",
+    "capture": "capture the running kernel, to be asked elsewhere",
     "nm": "list the symbols, in the formats of nm(1)",
     "sym2addr": "print the addresses of each name",
 }

@@ -7,8 +7,10 @@ it, or a ksyms image, whose symbols carry the kallsyms letters.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from pathlib import Path
+from typing import NamedTuple, Protocol, Self
 
 from ksyms.image import Image
 
@@ -23,7 +25,7 @@ _FIELDS = tuple(map(re.compile, (_HEX, _LETTER, _NAME)))
 _REGULAR_LINE = re.compile(rb"([0-9a-f]++) (\S) (\S{1,499}+)(?:\t[^\n]*+)?\n")
 _IRREGULAR = re.compile(rb"\n(?!" + _REGULAR_LINE.pattern + rb")")
 _NOT_ZERO = re.compile(rb"^0*+[1-9a-f]", re.MULTILINE)
-_SEARCHES = 16  # by name, before an index of all names pays
+_SEARCHES = 128  # by name, before an index of all names pays
 _SUFFIX = ".llvm."
 _TOP = (1 << 64) - 1
 
@@ -56,6 +58,17 @@ class Kallsyms(Protocol):
         """
 
 
+def load_symbols(path: str | Path) -> Kallsyms:
+    """The symbols in the file *path*: an image, or text as in /proc/kallsyms.
+
+    Raises OSError, ImageError, RestrictedError.
+    """
+    data = Path(path).read_bytes()
+    if data.startswith(b"\x7fELF"):
+        return KallsymsImage(data, str(path))
+    return KallsymsText(data)
+
+
 class KallsymsText:
     """The bytes of /proc/kallsyms or of a copy of it."""
 
@@ -63,6 +76,7 @@ class KallsymsText:
         """Whatever *text* is: it is read as far as libbpf would read it."""
         self._text = text
         self._searches = 0
+        self._known: dict[str, tuple[Occurrence, ...]] = {}
         self._index: dict[bytes, list[tuple[int, int, bytes]]] | None = None
         self.broken: str | None = None
         self._is_regular = _is_regular(text)
@@ -81,6 +95,12 @@ class KallsymsText:
 
     def occurrences(self, name: str) -> tuple[Occurrence, ...]:
         """The symbols that libbpf takes for an extern *name*, in the text's order."""
+        known = self._known.get(name)
+        if known is None:
+            known = self._known[name] = self._occurrences(name)
+        return known
+
+    def _occurrences(self, name: str) -> tuple[Occurrence, ...]:
         wanted = name.encode("utf-8", "surrogateescape")
         if self._index is None and self._searches < _SEARCHES:
             self._searches += 1
@@ -171,6 +191,13 @@ class KallsymsImage:
         self._image = Image(data, path)
         self._data = data
         self._promoted: dict[str, list[str]] | None = None
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """The image in the file *path* ("-": standard input); raises OSError too."""
+        if path == "-":
+            return cls(sys.stdin.buffer.read(), "standard input")
+        return cls(Path(path).read_bytes(), str(path))
 
     def occurrences(self, name: str) -> tuple[Occurrence, ...]:
         """The symbols that libbpf takes for an extern *name*, in the image's order."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
@@ -11,7 +10,7 @@ from ksyms.btf import Btf
 from ksyms.capture import BTF, IMAGE, TEXT, VMLINUX, read_facts
 from ksyms.errors import CaptureError
 from ksyms.facts import Facts
-from ksyms.kallsyms import Kallsyms, KallsymsImage, KallsymsText
+from ksyms.kallsyms import Kallsyms, KallsymsImage, KallsymsText, load_symbols
 from ksyms.running import RunningLinux
 from ksyms.vmlinux import load_btf
 
@@ -54,7 +53,7 @@ class Kernel:
         linux = linux or RunningLinux()
         symbols: Kallsyms | None = None
         if ksyms is not None:
-            symbols = KallsymsImage(Path(ksyms).read_bytes(), os.fspath(ksyms))
+            symbols = KallsymsImage.load(ksyms)
         elif (text := linux.kallsyms()) is not None:
             symbols = KallsymsText(text)
         path = linux.vmlinux_btf()
@@ -74,19 +73,15 @@ class Kernel:
         """
         directory = Path(capture)
         facts = read_facts(directory)
-        image, text = directory / IMAGE, directory / TEXT
-        symbols: Kallsyms
-        if image.exists():
-            symbols = KallsymsImage(image.read_bytes(), str(image))
-        elif text.exists():
-            symbols = KallsymsText(text.read_bytes())
-        else:
+        tables = [directory / name for name in (IMAGE, TEXT)]
+        symbols = [load_symbols(path) for path in tables if path.exists()][:1]
+        if not symbols:
             raise CaptureError(str(directory), f"has neither {IMAGE} nor {TEXT}")
         folder = directory / BTF
         vmlinux = folder / VMLINUX
         return cls(
             name=str(capture),
-            symbols=symbols,
+            symbols=symbols[0],
             btf=load_btf(vmlinux, name=VMLINUX) if vmlinux.exists() else None,
             modules=[(name, folder / name) for name in facts.modules],
             facts=facts,

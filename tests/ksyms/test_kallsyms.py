@@ -49,8 +49,8 @@ def test_a_name_stands_for_its_symbols_and_its_promoted_local_data(
     name: str, expected: list[int]
 ) -> None:
     indexed = KallsymsText(TABLE)
-    for _ in range(30):  # enough for an index
-        indexed.occurrences("absent")
+    for number in range(200):  # enough for an index
+        indexed.occurrences(f"absent{number}")
 
     assert addresses(TABLE, name) == expected
     assert [found.address for found in indexed.occurrences(name)] == expected

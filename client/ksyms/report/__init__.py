@@ -1,0 +1,1 @@
+"""What `ksyms bpf` prints and writes: text, JSON, JUnit, HTML."""
