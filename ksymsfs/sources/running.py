@@ -105,14 +105,14 @@ class RunningKernel(Source):
         self.kallsyms_reads += 1
         events = self._events
         chunks: list[bytes] = []
-        before = after = -1
+        before, after = None, events.value() if events is not None else 0
         try:
             fd = os.open(self._kallsyms, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 while chunk := os.read(fd, _CHUNK):
                     if events is not None:
                         last, after = after, events.value()
-                        if before < 0 and b"\t" in chunk:
+                        if before is None and b"\t" in chunk:
                             before = last
                     chunks.append(chunk)
             finally:
@@ -124,7 +124,7 @@ class RunningKernel(Source):
         text = b"".join(chunks)
         if events is None:
             return text, _digest(text)
-        if 0 <= before != after:
+        if before not in (None, after):
             raise SourceChangingError(self.name, "the symbols changed while being read")
         return text, after
 

@@ -1,0 +1,175 @@
+"""The running kernel's source, on trees that look like /proc and /sys."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from ksymsfs.errors import RestrictedError, SnapshotError, SourceError
+from ksymsfs.generation import take_snapshot
+from ksymsfs.sources import ksymbol_events, running
+from ksymsfs.sources.running import RunningKernel
+
+TABLE = """\
+ffffffff81000000 T _text
+ffffffff81000040 t do_one
+ffffffffc0101000 t x_init\t[x]
+"""
+
+
+class Kernel:
+    """A described kernel: edit *proc* and *sys* as the kernel would."""
+
+    def __init__(self, root: Path) -> None:
+        self.proc, self.sys = root / "proc", root / "sys"
+        (self.sys / "module").mkdir(parents=True)
+        (self.sys / "devices/system/cpu").mkdir(parents=True)
+        self.proc.mkdir()
+        self.write("kallsyms", TABLE)
+        self.load("x", "Live")
+        (self.sys / "devices/system/cpu/online").write_text("0-1\n")
+
+    def write(self, name: str, text: str) -> None:
+        (self.proc / name).write_text(text)
+
+    def load(self, module: str, state: str) -> None:
+        self.write("modules", f"{module} 4096 0 - {state} 0xffffffffc0101000\n")
+        (self.sys / "module" / module).mkdir(exist_ok=True)
+
+    def source(self) -> RunningKernel:
+        return RunningKernel(proc=str(self.proc), sys=str(self.sys), events=False)
+
+
+@pytest.fixture
+def kernel(tmp_path: Path) -> Kernel:
+    return Kernel(tmp_path)
+
+
+def test_an_unchanged_kernel_keeps_its_fingerprint(kernel: Kernel) -> None:
+    source = kernel.source()
+
+    assert source.fingerprint() == source.fingerprint() == source.snapshot()[0]
+
+
+def test_another_symbol_changes_the_fingerprint(kernel: Kernel) -> None:
+    source = kernel.source()
+    before = source.fingerprint()
+
+    kernel.write("kallsyms", TABLE + "ffffffffc0201000 t bpf_prog_1_y\t[bpf]\n")
+
+    assert source.fingerprint() != before
+
+
+def test_a_module_loaded_again_at_its_old_address_changes_the_fingerprint(
+    kernel: Kernel,
+) -> None:
+    source = kernel.source()
+    before = source.fingerprint()
+
+    module = kernel.sys / "module/x"
+    (kernel.sys / "module/keeps_the_inode_busy").mkdir()
+    module.rename(kernel.sys / "module/old")
+    module.mkdir()
+
+    assert source.fingerprint() != before
+
+
+@pytest.mark.parametrize("state", ["Loading", "Unloading"])
+def test_a_module_in_motion_is_no_consistent_snapshot(
+    kernel: Kernel, state: str
+) -> None:
+    kernel.load("x", state)
+
+    with pytest.raises(SnapshotError, match=f"in 3 tries: .*module x is {state}"):
+        take_snapshot(kernel.source())
+
+
+def test_a_kernel_without_modules_has_no_proc_modules(kernel: Kernel) -> None:
+    (kernel.proc / "modules").unlink()
+    kernel.write("kallsyms", "ffffffff81000000 T _text\n")
+
+    _, (file,) = kernel.source().snapshot()
+
+    assert file.name == "kernel"
+
+
+def test_a_failing_kallsyms_is_named_with_the_reason(kernel: Kernel) -> None:
+    (kernel.proc / "kallsyms").unlink()
+    (kernel.proc / "kallsyms").mkdir()
+
+    with pytest.raises(SourceError, match=r"proc/kallsyms: Is a directory"):
+        kernel.source().snapshot()
+
+
+def test_a_hidden_table_is_refused_with_the_remedy(kernel: Kernel) -> None:
+    kernel.write("kallsyms", "0000000000000000 T _text\n")
+
+    with pytest.raises(RestrictedError, match=r"kernel\.kptr_restrict"):
+        kernel.source().snapshot()
+
+
+def test_refused_perf_events_are_said_once_and_the_table_is_compared_instead(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(ksymbol_events, "_NR_PERF_EVENT_OPEN", {})
+    source = RunningKernel(proc=str(kernel.proc), sys=str(kernel.sys))
+
+    with caplog.at_level(logging.WARNING):
+        before = source.fingerprint()
+        kernel.write("kallsyms", TABLE.replace("do_one", "do_two"))
+        after = source.fingerprint()
+
+    assert before != after
+    assert [r.message.split(" (")[0] for r in caplog.records] == [
+        "perf events are refused"
+    ]
+
+
+def test_other_cpus_online_change_the_fingerprint(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[list[int]] = []
+
+    class Events:
+        def __init__(self, cpus: list[int]) -> None:
+            opened.append(cpus)
+
+        def value(self) -> int:
+            return 0
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(running, "KsymbolEvents", Events)
+    source = RunningKernel(proc=str(kernel.proc), sys=str(kernel.sys))
+    before = source.fingerprint()
+
+    (kernel.sys / "devices/system/cpu/online").write_text("0,2-3\n")
+
+    assert source.fingerprint() != before
+    assert opened == [[0, 1], [0, 2, 3]]
+
+
+def test_a_change_behind_the_kernels_own_symbols_is_a_try_that_failed(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Events:
+        def __init__(self, cpus: list[int]) -> None:
+            self.count = 0
+
+        def value(self) -> int:
+            self.count += 1
+            return self.count
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(running, "KsymbolEvents", Events)
+    source = RunningKernel(proc=str(kernel.proc), sys=str(kernel.sys))
+
+    with pytest.raises(SnapshotError, match="changed while being read"):
+        take_snapshot(source)
+
+    assert source.kallsyms_reads == 3
