@@ -24,6 +24,7 @@ from ksymsfs.options import (
     add_image_arguments,
     add_source,
     add_source_arguments,
+    flavor_from,
     layout_from,
     source_from,
     with_absolute_paths,
@@ -83,9 +84,9 @@ def parser() -> ArgumentParser:
     parser.add_argument(
         "--mode",
         type=_mode,
-        default=0o400,
         metavar="OCTAL",
-        help="permissions of the device (default: 0400); whatever they are, a caller "
+        help="permissions of the device (default: the flavor's, 0400 for freebsd); "
+        "whatever they are, a caller "
         "from whom the running kernel would hide its addresses is refused",
     )
     parser.add_argument(
@@ -186,15 +187,18 @@ def _serve(
     generations = Generations(
         source, layout, limit=args.max_image, dropped=sweeper.sweep
     )
+    flavor = flavor_from(args)
     try:
         _log_to_stderr(args.debug)
         binding = load_binding((args.binding,) if args.binding else BINDINGS)
         generations.current()
         mountpoint.claim()
         try:
-            device = Device(generations, live=source.is_live)
+            device = Device(generations, flavor=flavor, live=source.is_live)
             filesystem = Filesystem(
-                device, caller=lambda: caller_of(binding), mode=args.mode
+                device,
+                caller=lambda: caller_of(binding),
+                mode=flavor.mode if args.mode is None else args.mode,
             )
             filesystem.when_mounted(sweeper.start)
             filesystem.when_mounted(lambda: _mounted(args, ready))

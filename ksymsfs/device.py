@@ -1,28 +1,26 @@
-"""The rules of the device, as ksyms(4) has them: who may open, what an ioctl answers.
+"""The rules of the device, as ksyms(4) has them: who may open it, and which state.
+
+What differs from one system's device to another's is in its flavor.
 
 No FUSE here: fs.py translates. Errors leave as OSError with the errno of the manual.
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
-import struct
 from dataclasses import dataclass
 
 from ksymsfs.aside import Aside
+from ksymsfs.flavor import FREEBSD, Flavor
 from ksymsfs.generation import Generation, Generations
+from ksymsfs.ioctl import Ioctl
+from ksymsfs.memory import Memory
 from ksymsfs.process import Descriptor, Processes, ProcessId
 
 INODE = int.from_bytes(b"ksyms")
 """st_ino of every snapshot. Constant, so that cp(1), which looks before and after it
 opens, does not take a newer generation for a file that was replaced."""
-
-# sys/ksyms.h: _IOR('l', 1, size_t) and _IOR('l', 2, void *).
-KIOCGSIZE, KIOCGADDR = 1, 2
-_LINUX_READ, _BSD_READ = 2, 1  # the top two bits of an _IOR request number
-
 
 _MOST_STALE = 256  # walks that are remembered to have been told ESTALE
 
@@ -37,7 +35,7 @@ class Handle:
 
 
 class Device:
-    """Serves *generations* by FreeBSD's rules.
+    """Serves *generations* by the rules of *flavor*.
 
     *live* says that the symbols are those of the kernel the callers run on, which may
     hide its addresses from them.
@@ -47,11 +45,13 @@ class Device:
         self,
         generations: Generations,
         *,
+        flavor: Flavor = FREEBSD,
         live: bool = True,
         processes: Processes | None = None,
         aside: Aside | None = None,
     ) -> None:
         self.generations = generations
+        self._flavor = flavor
         self._live = live
         self._processes = processes or Processes()
         self._aside = aside or Aside()
@@ -63,16 +63,18 @@ class Device:
     def open(self, number: int, tid: int, flags: int) -> int:
         """A handle on generation *number* for the process of thread *tid*.
 
-        Raises OSError: EACCES for writing, EPERM where the kernel would hide its
-        addresses from the caller, EBUSY when the process has it open already, ESTALE
-        when the generation is no longer current, else what a snapshot may raise.
-        *tid* 0 is a caller that this process cannot see (an outer pid namespace): it
-        has no limit.
+        Raises OSError: the flavor's errno for writing, EPERM where the kernel would
+        hide its addresses from the caller, EBUSY when the process has it open already
+        and the flavor minds, ESTALE when the generation is no longer current, else what
+        a snapshot may raise. *tid* 0 is a caller that this process cannot see (an outer
+        pid namespace): it has no limit.
         """
         if flags & os.O_ACCMODE != os.O_RDONLY:
-            raise OSError(errno.EACCES, "the device is read-only")
+            raise OSError(self._flavor.write_errno, "the device is read-only")
         self.check_access(tid)
-        owner = self._processes.identify(tid) if tid else None
+        owner = None
+        if tid and self._flavor.is_exclusive:
+            owner = self._processes.identify(tid)
         if owner is not None and self._has_open(owner):
             raise OSError(errno.EBUSY, f"process {owner.tgid} has the device open")
         current = self._confirm(number, tid)
@@ -167,38 +169,21 @@ class Device:
         self.generations.release(handle.generation)
 
     def ioctl(self, number: int, tid: int, request: int, argument: int) -> bytes:
-        """What the request copies out to its caller, in the Linux encoding.
+        """What the request copies out to its caller, by the flavor's rules.
 
-        KIOCGSIZE gives the exact size of the image. KIOCGADDR gives the address at
-        which the *calling process* has the snapshot mapped from its start. The BSD
-        encoding of _IOR reads as a Linux _IOW, for which the kernel copies nothing
-        out: the answer goes to *argument* by process_vm_writev(2), and b"" is
-        returned. Raises OSError: ENOTTY for any other request, ENXIO when nothing is
-        mapped, EFAULT for a bad pointer.
+        Raises OSError with what ioctl(2) is to fail with.
         """
-        direction, size = request >> 30, request >> 16 & 0x3FFF
-        kind, command = request >> 8 & 0xFF, request & 0xFF
-        if (
-            kind != ord("l")
-            or command not in (KIOCGSIZE, KIOCGADDR)
-            or direction not in (_LINUX_READ, _BSD_READ)
-            or size not in (4, 8)
-        ):
-            raise OSError(errno.ENOTTY, f"no ioctl {request:#x}")
         generation = self._handles[number].generation
-        if command == KIOCGSIZE:
-            value = len(generation.image)
-        else:
-            value = self._mapped_at(tid, generation)
-        if value >> 8 * size:
-            raise OSError(errno.EOVERFLOW, f"{value:#x} does not fit {size} bytes")
-        answer = struct.pack("=Q" if size == 8 else "=I", value)
-        if direction == _LINUX_READ:
-            return answer
-        if not tid:
-            raise OSError(errno.ENOTTY, "the caller is in an outer pid namespace")
-        self._aside.run(lambda: write_memory(tid, argument, answer))
-        return b""
+        return self._flavor.ioctl(
+            Ioctl(
+                request,
+                argument,
+                generation.image,
+                lambda: self.generations.current().image,
+                lambda: self._mapped_at(tid, generation),
+                Memory(tid, self._aside),
+            )
+        )
 
     def _mapped_at(self, tid: int, generation: Generation) -> int:
         suffix = snapshot_path(generation.number)
@@ -226,23 +211,3 @@ class Device:
 def snapshot_path(number: int) -> str:
     """The path of a generation's snapshot, from the root of the mount."""
     return f"/snapshots/{number}"
-
-
-class _Iovec(ctypes.Structure):
-    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
-
-
-def write_memory(pid: int, address: int, data: bytes) -> None:
-    """Write *data* at *address* of process *pid*: process_vm_writev(2).
-
-    Raises OSError EFAULT unless all of it was written.
-    """
-    libc = ctypes.CDLL(None, use_errno=True)
-    buffer = ctypes.create_string_buffer(data, len(data))
-    local = _Iovec(ctypes.addressof(buffer), len(data))
-    remote = _Iovec(address, len(data))
-    written = libc.process_vm_writev(
-        pid, ctypes.byref(local), 1, ctypes.byref(remote), 1, 0
-    )
-    if written != len(data):
-        raise OSError(errno.EFAULT, f"cannot write at {address:#x} of process {pid}")

@@ -7,8 +7,11 @@ symbols, which a Linux kernel exceeds.
 
 from __future__ import annotations
 
+import errno
 import struct
+import sys
 from collections.abc import Sequence
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 
@@ -30,6 +33,7 @@ from ksymsfs.elf import (
     SymArray,
 )
 from ksymsfs.errors import SourceError
+from ksymsfs.ioctl import READ, WRITE, Ioctl
 from ksymsfs.linker import LinkerFile, name_lengths, name_offsets
 from ksymsfs.sources.objectfile import parse_object
 
@@ -191,19 +195,91 @@ class NameTable:
 
     def __init__(self, image: bytes) -> None:
         parsed = parse_object(Path("image"), BytesIO(image))
+        self.format = parsed.format
         self._symtab, self._strtab = parsed.symtab, parsed.strtab
         self._is_global = self._symtab["st_info"] >> 4 == STB.GLOBAL
         lengths = name_lengths(self._strtab, self._symtab["st_name"])
         self.longest = int(lengths.max(initial=0)) + 1
         """Bytes of the longest name, with its NUL: ksyms_maxlen."""
 
-    def find(self, name: bytes, *, only_global: bool) -> SymArray | None:
-        """The record of the first symbol of that name, as an array of one, or None."""
-        offsets = name_offsets(self._strtab, name)
-        found = np.isin(self._symtab["st_name"], offsets)
+    def find(self, name: bytes, *, only_global: bool) -> SymArray:
+        """The record of the first symbol of that name, as an array of one.
+
+        Raises OSError ENOENT where there is none.
+        """
+        found = np.isin(self._symtab["st_name"], name_offsets(self._strtab, name))
         if only_global:
             found &= self._is_global
         indexes = np.flatnonzero(found)
-        if not name or not len(indexes):
-            return None
+        if not len(indexes):
+            shown = name[:80].decode(errors="backslashreplace")
+            raise OSError(errno.ENOENT, f"no symbol {shown!r}")
         return self._symtab[indexes[:1]]
+
+
+@lru_cache(maxsize=1)
+def _names(image: bytes) -> NameTable:
+    # An image knows its hash from the second call on, and that it is itself.
+    return NameTable(image)
+
+
+# sys/ksyms.h. The numbers' directions, by Linux's code: each may also be BSD's.
+OKIOCGSYMBOL, OKIOCGVALUE, KIOCGSIZE, KIOCGVALUE, KIOCGSYMBOL = 1, 2, 3, 4, 5
+_ONE_WAY, _BOTH_WAYS = (READ, WRITE), (READ | WRITE,)
+
+
+def netbsd_ioctl(call: Ioctl) -> bytes:
+    """What the kernel is to copy to the caller: the structure with its result.
+
+    KIOCGVALUE and KIOCGSYMBOL look the name that the structure points at up in the
+    symbols of *now*, whatever was opened; the old pair puts the result where the
+    structure's second pointer points. Values are those of global symbols alone.
+    Raises OSError: ENOTTY, ENOENT (no such name), ENAMETOOLONG (longer than any name
+    that there is), EFAULT (a bad pointer).
+    """
+    if not call.is_ours:
+        raise call.unknown()
+    if call.command == KIOCGSIZE and call.size == 4 and call.direction in _ONE_WAY:
+        answer = struct.pack("=I", len(call.image) & 0xFFFFFFFF)
+        if call.direction == READ:
+            return answer
+        call.memory.write(call.argument, answer)
+        return b""
+    names = _names(call.current())
+    pointer = _pointer_size(call, names.format)
+    structure = call.memory.read(call.argument, call.size)
+    name_at = _word(structure[:pointer])
+    name = call.memory.read_string(name_at, names.longest)
+    only_global = call.command in (OKIOCGVALUE, KIOCGVALUE)
+    symbol = names.find(name, only_global=only_global)
+    value = int(symbol["st_value"][0])
+    if call.command == KIOCGVALUE:
+        return structure[:-8] + struct.pack("=Q", value)
+    if call.command == KIOCGSYMBOL:
+        return structure[:pointer] + symbol.tobytes()
+    result = symbol.tobytes()
+    if call.command == OKIOCGVALUE:
+        result = value.to_bytes(8, sys.byteorder)
+        result = result[:pointer] if sys.byteorder == "little" else result[-pointer:]
+    call.memory.write(_word(structure[pointer:]), result)
+    # The kernel copies the structure back only because it takes BSD's number so.
+    return structure if call.direction == READ else b""
+
+
+def _pointer_size(call: Ioctl, fmt: ElfFormat) -> int:
+    # sizeof(void *) of the caller, which the size of its structure tells. A uint64_t
+    # is aligned to 4 bytes on i386, and to 8 elsewhere.
+    sizes = {
+        OKIOCGSYMBOL: (_ONE_WAY, {16: 8, 8: 4}),
+        OKIOCGVALUE: (_ONE_WAY, {16: 8, 8: 4}),
+        KIOCGVALUE: (_BOTH_WAYS, {16: 8, 12: 4}),
+        KIOCGSYMBOL: (_BOTH_WAYS, {8 + fmt.symentsize: 8, 4 + fmt.symentsize: 4}),
+    }
+    directions, known = sizes.get(call.command, ((), {}))
+    if call.direction not in directions or call.size not in known:
+        raise call.unknown()
+    return known[call.size]
+
+
+def _word(data: bytes) -> int:
+    return int.from_bytes(data, sys.byteorder)

@@ -7,7 +7,7 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 
 from ksymsfs.errors import OptionError
-from ksymsfs.flavor import FLAVORS, LAYOUTS, Flavor, Layout
+from ksymsfs.flavor import FLAVORS, FREEBSD, LAYOUTS, Flavor, Layout
 from ksymsfs.sources import Source
 from ksymsfs.sources.elf_files import ElfFiles, LinuxFacts, ModuleFile
 from ksymsfs.sources.manifest import Manifest
@@ -197,7 +197,7 @@ def flavor_from(args: Namespace) -> Flavor:
 
 
 def layout_from(args: Namespace, source: Source) -> Layout:
-    """The layout that the parsed options name, which need not be the flavor's.
+    """The layout that the parsed options name, else the flavor's.
 
     A saved *source* has its own, and is not to be changed: raises OptionError.
     """
@@ -205,4 +205,9 @@ def layout_from(args: Namespace, source: Source) -> Layout:
         if args.layout:
             raise OptionError("--layout: a saved image has its layout already")
         return source.layout
-    return LAYOUTS[args.layout] if args.layout else flavor_from(args).layout
+    flavor = flavor_from(args)
+    if args.layout is None:
+        return flavor.layout
+    if flavor is not FREEBSD:
+        raise OptionError(f"--layout: the {flavor.name} flavor has its own")
+    return LAYOUTS[args.layout]
