@@ -49,6 +49,14 @@ def _clang_missing() -> str:
     return "" if shutil.which("clang-19") else "clang-19 is not installed"
 
 
+def _perf_missing() -> str:
+    if os.geteuid() != 0:
+        return "recording what the kernel does needs root"
+    if not shutil.which("perf"):
+        return "perf is not installed"
+    return _kernel_missing()
+
+
 def _vm_missing() -> str:
     if "vm" not in os.environ.get("KSYMSFS_REQUIRE", "").split(","):
         return "booting guests is slow: set KSYMSFS_REQUIRE=vm, or run make vmtest"
@@ -70,6 +78,7 @@ MISSING: dict[str, Callable[[], str]] = {
     "kernel": cache(_kernel_missing),
     "bpf": cache(_bpf_missing),
     "clang": cache(_clang_missing),
+    "perf": cache(_perf_missing),
     "vm": cache(_vm_missing),
     "guest": cache(_guest_missing),
 }

@@ -20,6 +20,7 @@ COMMANDS = {
     "addr2sym": "name the symbol at each address",
     "bpf": "ask whether BPF objects would load on a kernel",
     "capture": "capture the running kernel, to be asked elsewhere",
+    "lockstat": "report who waited for which kernel lock, and how long",
     "nm": "list the symbols, in the formats of nm(1)",
     "sym2addr": "print the addresses of each name",
 }

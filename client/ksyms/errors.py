@@ -88,3 +88,7 @@ class CaptureError(KsymsError, ValueError):
         super().__init__(f"{path}: {reason}")
         self.path = path
         self.reason = reason
+
+
+class RecordingError(KsymsError, OSError):
+    """The kernel's events could not be recorded; the message says what to do."""

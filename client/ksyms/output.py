@@ -9,15 +9,18 @@ from collections.abc import Iterable
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
+    from typing import TextIO
 
 
-def print_records(records: Iterable[object], args: Namespace) -> None:
+def print_records(
+    records: Iterable[object], args: Namespace, out: TextIO | None = None
+) -> None:
     """Print *records* as args.json, args.pretty and args.json_lines ask.
 
     They are written as they come: a long list needs no memory, and a reader of
-    --json-lines gets each line at once.
+    --json-lines gets each line at once. *out* is standard output by default.
     """
-    out = sys.stdout
+    out = out or sys.stdout
     if getattr(args, "json_lines", False):
         for record in records:
             out.write(json.dumps(record) + "\n")
