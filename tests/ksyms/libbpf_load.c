@@ -1,0 +1,38 @@
+/* Opens a BPF object with the system's libbpf, tells its maps, loads it, and prints all
+   that libbpf says meanwhile: "map ...", "warn TEXT" and "debug TEXT" lines, at last
+   "open ERRNO" or "load ERRNO". */
+#include <bpf/libbpf.h>
+#include <stdio.h>
+#include <string.h>
+
+static int print(enum libbpf_print_level level, const char *format, va_list args)
+{
+	char text[8192];
+
+	vsnprintf(text, sizeof(text), format, args);
+	for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n"))
+		printf("%s %s\n", level == LIBBPF_WARN ? "warn" : "debug", line);
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	struct bpf_object *object;
+	struct bpf_map *map;
+
+	libbpf_set_print(print);
+	object = bpf_object__open_file(argv[1], NULL);
+	if (!object) {
+		printf("open %ld\n", libbpf_get_error(object));
+		return 0;
+	}
+	bpf_object__for_each_map(map, object)
+		printf("map %s %u %u %u %u %#x %u %u\n", bpf_map__name(map),
+		       bpf_map__type(map), bpf_map__key_size(map),
+		       bpf_map__value_size(map), bpf_map__max_entries(map),
+		       bpf_map__map_flags(map), bpf_map__btf_key_type_id(map),
+		       bpf_map__btf_value_type_id(map));
+	printf("load %d\n", bpf_object__load(object));
+	bpf_object__close(object);
+	return 0;
+}

@@ -1,0 +1,217 @@
+"""Objects built here and now, against the libbpf that the system has.
+
+Debian 12 has libbpf 1.1; where 1.8 speaks or decides otherwise, AGED says so.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from ksyms.bpf.object import BpfObject
+from ksyms.kernel import Kernel
+from ksyms.resolution import resolve
+from tests.ksyms import bpf_cases
+
+pytestmark = pytest.mark.bpf
+
+CLANG = [
+    "clang-19",
+    "-g",
+    "-O2",
+    "--target=bpf",
+    "-mcpu=v3",
+    "-nostdinc",
+    "-Wno-everything",
+    "-c",
+]
+PROGRAM = Path(__file__).with_name("libbpf_load.c")
+INCLUDES = '#include "mini.h"\nchar LICENSE[] SEC("license") = "GPL";\n__u64 out[16];\n'
+WRAPPER = 'SEC("raw_tp/sys_enter") int prog(void *ctx) {{ {} return 0; }}\n'
+
+# Shapes that the recorded cases do not have: declarations, then uses.
+EXTRA = {
+    "weak_typed_only_in_kallsyms": (
+        "extern const int schedule __ksym __weak; extern const void _stext __ksym;",
+        "out[0] = (__u64)&schedule; out[1] = (__u64)&_stext;",
+    ),
+    "typed_pointer_to_another_struct": (
+        "struct other { int x; }; extern struct other *current_task __ksym;",
+        "out[0] = (__u64)&current_task;",
+    ),
+    "func_with_enum_for_int": (
+        "enum e { A }; extern void *bpf_task_from_pid(enum e x) __ksym;",
+        "out[0] = (__u64)bpf_task_from_pid(A);",
+    ),
+    "typed_and_func_both_missing": (
+        "extern int nowhere_b __ksym; extern void nowhere_a(void) __ksym;",
+        "out[0] = (__u64)&nowhere_b; nowhere_a();",
+    ),
+    "weak_and_strong_in_one": (
+        "extern const void nowhere __ksym __weak; extern const void jiffies64 __ksym;",
+        "out[0] = (__u64)&nowhere; out[1] = (__u64)&jiffies64;",
+    ),
+    "elsewhere": (
+        'extern int there __attribute__((section(".there")));',
+        "out[0] = there;",
+    ),
+    "kconfig_function": (
+        "extern int there(void) __kconfig;",
+        "out[0] = there();",
+    ),
+}
+
+# What libbpf 1.1 does otherwise (reference/libbpf history): functions keep their
+# ___flavour (until 1.3), a weak function of another prototype is an error (until 1.3),
+# and .llvm. symbols are not known (until 1.5).
+AGED = {"s12f_func_incompat_argc_weak"}
+
+
+class Said(NamedTuple):
+    """What libbpf_load printed."""
+
+    warnings: list[str]
+    debug: list[str]
+    maps: list[str]
+    result: str
+
+
+@pytest.fixture(scope="session")
+def libbpf_load(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Said]:
+    """Runs libbpf's own loader on an object; needs libbpf-dev."""
+    program = tmp_path_factory.mktemp("libbpf") / "libbpf_load"
+    done = subprocess.run(
+        ["cc", "-O", "-o", program, PROGRAM, "-lbpf"], capture_output=True, text=True
+    )
+    if "bpf/libbpf.h" in done.stderr or "-lbpf" in done.stderr:
+        pytest.skip("libbpf-dev is not installed")
+    assert done.returncode == 0, done.stderr
+
+    def load(path: Path) -> Said:
+        done = subprocess.run(
+            [program, path], capture_output=True, check=True, errors="surrogateescape"
+        )
+        kinds: dict[str, list[str]] = {"warn": [], "debug": [], "map": []}
+        for line in done.stdout.splitlines():
+            kind, _, text = line.partition(" ")
+            if kind in kinds:
+                kinds[kind].append(text.removeprefix("libbpf: "))
+        result = done.stdout.splitlines()[-1]
+        return Said(kinds["warn"], kinds["debug"], kinds["map"], result)
+
+    return load
+
+
+def sources() -> dict[str, str]:
+    """The recorded __ksym cases for real tables, and the extra ones."""
+    found = {
+        path.removeprefix("src/").removesuffix(".bpf.c"): content.decode()
+        for path, content in bpf_cases.archive().items()
+        if path.startswith("src/s") and path.endswith(".c")
+    }
+    for name, (declarations, uses) in EXTRA.items():
+        found[name] = INCLUDES + declarations + "\n" + WRAPPER.format(uses)
+    return found
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All sources, compiled."""
+    folder = tmp_path_factory.mktemp("built")
+    (folder / "mini.h").write_bytes(bpf_cases.archive()["src/mini.h"])
+    for name, text in sources().items():
+        source = folder / f"{name}.bpf.c"
+        source.write_text(text)
+        target = folder / f"{name}.o"
+        subprocess.run([*CLANG, source, "-o", target], check=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def kernel() -> Kernel:
+    return Kernel.running()
+
+
+# libbpf's lines about externs: all it says of them once they are resolved.
+SET = re.compile(r"extern \(ksym\) '(.*)': set to (0x[0-9a-f]+)$")
+VAR = re.compile(r"extern \(var ksym\) '(.*)': resolved to \[(\d+)\]")
+FUNC = re.compile(r"extern \(func ksym\) '(.*)': resolved to kernel \[(\d+)\]")
+WEAK = re.compile(r"extern '(.*)' \(weak\): not resolved")
+USED = re.compile(r"prog '.*': found extern #\d+ '(.*)' \(sym \d+\) for insn #\d+$")
+LISTED = re.compile(r"extern \(ksym\) #\d+: symbol (\d+), name (.*)$")
+ABOUT_EXTERNS = re.compile(r"extern|unrecognized extern section|kallsyms entry")
+
+
+def of_1_8(text: str) -> str:
+    """A message of libbpf 1.1 as 1.8 words it."""
+    return re.sub(r"(func_proto .* incompatible with) kernel", r"\1 vmlinux", text)
+
+
+@pytest.mark.parametrize("name", sorted(sources()))
+def test_libbpf_agrees_about_what_was_just_built(
+    name: str, built: Path, libbpf_load: Callable[[Path], Said], kernel: Kernel
+) -> None:
+    path = built / f"{name}.o"
+    said = libbpf_load(path)
+    obj = BpfObject.load(path)
+    answer = resolve(obj, kernel)
+    found = {e.extern.name: e for e in answer.externs}
+    told = [of_1_8(text) for text in said.warnings if ABOUT_EXTERNS.search(text)]
+
+    if not obj.failures:
+        listed = [m.groups() for text in said.debug if (m := LISTED.match(text))]
+        ksyms = [e for e in obj.externs if e.kind != "kconfig"]
+        assert listed == [(str(e.symbol), e.name) for e in ksyms]
+        used = [m[1] for text in said.debug if (m := USED.match(text))]
+        assert sorted(used) == sorted(use.extern for use in obj.uses)
+    if name in AGED:
+        assert (told != []) != (answer.error is not None)
+        return
+    assert told[:1] == ([answer.error] if answer.error else [])
+    for text in said.debug:
+        if (m := SET.match(text)) and found[m[1]].btf is None:
+            assert found[m[1]].address == int(m[2], 16)
+        elif m := VAR.match(text) or FUNC.match(text):
+            assert found[m[1]].btf_id == int(m[2])
+        elif (m := WEAK.match(text)) and found[m[1]].extern.kind != "kconfig":
+            assert found[m[1]].status == "unresolved"
+    if answer.is_ok:
+        resolved = {e.extern.name for e in answer.externs if e.status == "resolved"}
+        set_names = {
+            m[1]
+            for text in said.debug
+            for pattern in (SET, VAR, FUNC)
+            if (m := pattern.match(text))
+        }
+        assert resolved <= set_names
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        path
+        for path in sorted(bpf_cases.archive())
+        if path.endswith(".o")
+        and path.startswith(("objects/", "extra/"))
+        # libbpf 1.0 gave up legacy maps; the bad externs cannot be opened.
+        and not path.endswith(("legacy_map.o", "bad_externs.o", "section_func.o"))
+    ],
+)
+def test_libbpf_makes_the_same_maps_of_an_object(
+    path: str, tmp_path: Path, libbpf_load: Callable[[Path], Said]
+) -> None:
+    file = tmp_path / "case.o"
+    file.write_bytes(bpf_cases.archive()[path])
+    said = libbpf_load(file)
+    theirs = [line.removeprefix("case") for line in said.maps if ".kconfig" not in line]
+
+    assert theirs == [
+        f"{m.name} {m.type} {m.key_size} {m.value_size} {m.max_entries} "
+        f"{m.map_flags:#x} {m.key_type_id} {m.value_type_id}".replace("0x0 ", "0 ")
+        for m in BpfObject.load(file).maps
+    ]
