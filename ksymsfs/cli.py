@@ -194,7 +194,9 @@ def _serve(
         generations.current()
         mountpoint.claim()
         try:
-            device = Device(generations, flavor=flavor, live=source.is_live)
+            # Only Linux hides its addresses from some who may read the device.
+            live = source.is_live and sys.platform == "linux"
+            device = Device(generations, flavor=flavor, live=live)
             filesystem = Filesystem(
                 device,
                 caller=lambda: caller_of(binding),

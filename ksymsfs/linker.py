@@ -46,6 +46,10 @@ class LinkerFile:
     """The ImageSection of each symbol (or SHN_UNDEF, SHN_ABS), where *symtab* keeps the
     st_shndx of another file; None where its st_shndx is that already."""
 
+    def name_at(self, offset: int) -> bytes:
+        """The string at *offset* of the string table."""
+        return self.strtab[offset : self.strtab.index(b"\0", offset)]
+
 
 def linker_file_symbol(
     fmt: ElfFormat, st_name: int, address: int, size: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from ksymsfs.sources import Source
 from ksymsfs.sources.elf_files import ElfFiles, LinuxFacts, ModuleFile
 from ksymsfs.sources.manifest import Manifest
 from ksymsfs.sources.running import RunningKernel
+from ksymsfs.sources.running_freebsd import RunningFreeBSD
 from ksymsfs.sources.saved_image import SavedImage
 from ksymsfs.sources.saved_tables import SavedTables
 
@@ -120,7 +122,7 @@ def source_from(args: Namespace) -> Source:
             return Manifest(args.manifest)
         case "image":
             return SavedImage(args.image)
-    return RunningKernel()
+    return RunningFreeBSD() if sys.platform.startswith("freebsd") else RunningKernel()
 
 
 # What mount(8) and fstab(5) put first when there is nothing to say.

@@ -9,7 +9,8 @@ per-vnet data (set_pcpu, set_vnet) stay relative to their section.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -23,6 +24,10 @@ _Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 PAGE = 4096
 _PAGES = (PAGE, 4 * PAGE, 16 * PAGE)  # those of the architectures
 EM_X86_64 = 62
+
+
+# The sections that have a place of their own, and where it is.
+_Elsewhere: TypeAlias = Mapping[str, int | None]
 
 
 class _Layout(NamedTuple):
@@ -52,18 +57,27 @@ def kernel_linker_file(kernel: ObjectFile, relocation: int = 0) -> LinkerFile:
 
 
 def module_linker_file(
-    module: ObjectFile, address: int, size: int | None = None, *, vimage: bool = True
+    module: ObjectFile,
+    address: int,
+    size: int | None = None,
+    *,
+    vimage: bool = True,
+    elsewhere: Mapping[str, int] = MappingProxyType({}),
 ) -> LinkerFile:
     """The module loaded at *address*, where it takes *size* bytes as kldstat(8) says.
 
-    *vimage* says whether the kernel has VIMAGE, and so its own place for set_vnet.
+    *vimage* says whether the kernel has VIMAGE, and so its own place for set_vnet;
+    *elsewhere* where set_pcpu and set_vnet are, if that is known.
     Raises SourceFormatError when the file cannot be what was loaded there: the size
     differs, or there is no room for it.
     """
     if address % PAGE:
         raise module.error(f"address {address:#x} is not at the start of a page")
     if module.type == ET.REL:
-        return _relocatable(module, address, size, vimage=vimage)
+        own_places = {"set_pcpu", "set_vnet"} if vimage else {"set_pcpu"}
+        return _relocatable(
+            module, address, size, {name: elsewhere.get(name) for name in own_places}
+        )
     if module.type == ET.DYN:
         return _shared(module, address, size)
     raise module.error(f"is no module: its e_type is {module.type}")
@@ -75,14 +89,13 @@ def has_vimage(kernel: ObjectFile) -> bool:
 
 
 def _relocatable(
-    module: ObjectFile, address: int, size: int | None, *, vimage: bool
+    module: ObjectFile, address: int, size: int | None, elsewhere: _Elsewhere
 ) -> LinkerFile:
     if not any(s.type == SHT.SYMTAB for s in module.sections):
         raise module.error("has no symbol table, which a module must have")
     # Kernels before 14 do not load constructors; only the size tells which it was.
     layouts = [
-        _lay_out(module, address, arrays=arrays, vimage=vimage)
-        for arrays in (True, False)
+        _lay_out(module, address, elsewhere, arrays=arrays) for arrays in (True, False)
     ]
     layout = layouts[0]
     if size is not None:
@@ -117,7 +130,7 @@ def _relocatable(
 
 
 def _lay_out(
-    module: ObjectFile, address: int, *, arrays: bool, vimage: bool
+    module: ObjectFile, address: int, elsewhere: _Elsewhere, *, arrays: bool
 ) -> _Layout:
     loaded: list[tuple[int, Section, int | None]] = []
     cursor = address
@@ -125,10 +138,8 @@ def _lay_out(
         if not _is_loaded(section, module.format, arrays=arrays):
             continue
         cursor = _align(module, cursor, number)
-        elsewhere = section.name == "set_pcpu" or (
-            vimage and section.name == "set_vnet"
-        )
-        loaded.append((number, section, None if elsewhere else cursor))
+        # What lies elsewhere takes its room here all the same.
+        loaded.append((number, section, elsewhere.get(section.name, cursor)))
         cursor += section.size
     if not loaded:
         raise module.error("has nothing to load")

@@ -98,10 +98,9 @@ class ObjectFile:
         sections: SectionArray = table[numbers]
         return sections
 
-    def string(self, offset: int) -> str:
+    def name_at(self, offset: int) -> bytes:
         """The string at *offset* of the string table."""
-        name = self.strtab[offset : self.strtab.index(b"\0", offset)]
-        return name.decode(errors="surrogateescape")
+        return self.strtab[offset : self.strtab.index(b"\0", offset)]
 
     def error(self, reason: str) -> SourceFormatError:
         """The error that says that this file, sound as it is, cannot be used."""

@@ -75,7 +75,7 @@ def _linker_files(image: ObjectFile) -> list[LinkerFile]:
         named = symtab[starts]
         return [
             LinkerFile(
-                image.string(int(s["st_name"])),
+                image.name_at(s["st_name"]).decode(errors="surrogateescape"),
                 int(s["st_value"]),
                 int(s["st_size"]),
                 symtab[first:last],

@@ -1,0 +1,83 @@
+/*
+ * FreeBSD's kldnext(2), kldstat(2), kldsym(2) and sysctlbyname(3) for a machine with
+ * the two linker files that were recorded on FreeBSD 13.2. Structures as in
+ * sys/sys/linker.h; wrong versions are EINVAL, unknown ids and names ENOENT.
+ */
+#include <errno.h>
+#include <stddef.h>
+#include <string.h>
+
+struct kld_file_stat {
+	int version;
+	char name[1024];
+	int refs;
+	int id;
+	char *address;
+	size_t size;
+	char pathname[1024];
+};
+
+struct kld_sym_lookup {
+	int version;
+	char *symname;
+	unsigned long symvalue;
+	size_t symsize;
+};
+
+static int
+fail(int error)
+{
+	errno = error;
+	return (-1);
+}
+
+int
+kldnext(int id)
+{
+	if (id < 0 || id > 2)
+		return (fail(ENOENT));
+	return (id < 2 ? id + 1 : 0);
+}
+
+int
+kldstat(int id, struct kld_file_stat *stat)
+{
+	if (stat->version != sizeof(*stat))
+		return (fail(EINVAL));
+	if (id != 1 && id != 2)
+		return (fail(ENOENT));
+	stat->id = id;
+	stat->refs = id == 1 ? 5 : 1;
+	stat->address = (char *)(id == 1 ? 0xffffffff80200000 : 0xffffffff80f18000);
+	stat->size = id == 1 ? 0xa00000 : 0x2248;
+	strcpy(stat->name, id == 1 ? "kernel" : "ksyms.ko");
+	strcpy(stat->pathname, id == 1 ? "kernel" : "/boot/kernel/ksyms.ko");
+	return (0);
+}
+
+int
+kldsym(int id, int command, struct kld_sym_lookup *lookup)
+{
+	if (lookup->version != sizeof(*lookup) || command != 1)
+		return (fail(EINVAL));
+	if (id != 1 || strcmp(lookup->symname, "panic") != 0)
+		return (fail(ENOENT));
+	lookup->symvalue = 0xffffffff80426700;
+	lookup->symsize = 67;
+	return (0);
+}
+
+int
+sysctlbyname(const char *name, void *old, size_t *length, const void *new, size_t size)
+{
+	static const char bootfile[] = "/boot/kernel/kernel";
+
+	(void)new, (void)size;
+	if (strcmp(name, "kern.bootfile") != 0)
+		return (fail(ENOENT));
+	if (*length < sizeof(bootfile))
+		return (fail(ENOMEM));
+	memcpy(old, bootfile, sizeof(bootfile));
+	*length = sizeof(bootfile);
+	return (0);
+}
