@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -58,6 +58,27 @@ def environment(extra: dict[str, str] | None = None) -> dict[str, str]:
     """The environment in which this checkout's packages are found."""
     path = os.pathsep.join([str(ROOT), str(ROOT / "client")])
     return {**os.environ, "PYTHONPATH": path, **(extra or {})}
+
+
+def nobodys_python() -> str:
+    """A Python that uid 65534 can run, with this checkout's packages.
+
+    Skips the test where there is none: an interpreter or a checkout below somebody's
+    home directory is closed to others.
+    """
+    for python in (sys.executable, "/usr/bin/python3"):
+        with suppress(OSError):
+            result = subprocess.run(
+                [python, "-c", "import sys, ksyms; assert sys.version_info >= (3, 11)"],
+                env=environment(),
+                user=65534,
+                group=65534,
+                extra_groups=[],
+                capture_output=True,
+            )
+            if result.returncode == 0:
+                return python
+    pytest.skip("neither this Python nor /usr/bin/python3 runs for an ordinary user")
 
 
 def wait_until(condition: object, what: str, seconds: float = 20) -> None:

@@ -20,7 +20,7 @@ from ksyms.contention import WRITE, Waits
 from ksyms.lockstat import LOCK_FRAMES, LockNames, LockStatistics
 from ksyms.perf import Recording
 from ksymsfs.mkksyms import main as mkksyms
-from tests.integration.server import environment, wait_until
+from tests.integration.server import environment, nobodys_python, wait_until
 
 pytestmark = pytest.mark.perf
 
@@ -291,7 +291,7 @@ def _command(pid: int) -> str:
 def test_an_ordinary_user_is_told_what_it_needs(image: Path) -> None:
     with image.open("rb") as file:
         result = subprocess.run(
-            [sys.executable, "-m", "ksyms", "-k", "-", "lockstat", "true"],
+            [nobodys_python(), "-m", "ksyms", "-k", "-", "lockstat", "true"],
             stdin=file,
             capture_output=True,
             text=True,
