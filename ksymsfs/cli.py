@@ -15,7 +15,12 @@ from pathlib import Path
 from ksymsfs import __version__
 from ksymsfs.daemon import detach
 from ksymsfs.device import Device
-from ksymsfs.errors import KsymsFSError, OptionError
+from ksymsfs.errors import (
+    ImageTooLargeError,
+    KsymsFSError,
+    OptionError,
+    SnapshotError,
+)
 from ksymsfs.flavor import Layout
 from ksymsfs.fs import Filesystem
 from ksymsfs.generation import Generations
@@ -29,7 +34,10 @@ from ksymsfs.options import (
     source_from,
     with_absolute_paths,
 )
+from ksymsfs.process import Processes
 from ksymsfs.sources import Source
+
+log = logging.getLogger(__name__)
 
 DEFAULT_MOUNTPOINT = "/run/ksymsfs"
 DEFAULT_DEVICE = "/dev/ksyms"
@@ -99,7 +107,7 @@ def parser() -> ArgumentParser:
         "--log",
         type=Path,
         metavar="FILE",
-        help="append messages to FILE instead of syslog",
+        help="append messages to FILE, not to syslog or the terminal",
     )
     parser.add_argument(
         "--binding",
@@ -188,22 +196,44 @@ def _serve(
         source, layout, limit=args.max_image, dropped=sweeper.sweep
     )
     flavor = flavor_from(args)
+    mode = flavor.mode if args.mode is None else args.mode
+    processes = Processes()
     try:
         _log_to_stderr(args.debug)
+        handler = _log_handler(args)
         binding = load_binding((args.binding,) if args.binding else BINDINGS)
-        generations.current()
+        _try(generations)
+        can_see = processes.are_numbered_as_here()
+        if not can_see:
+            log.warning(
+                "no /proc of this pid namespace: callers cannot be told apart, so a "
+                "process may open the device more than once"
+            )
+
+        def mounted() -> None:
+            processes.device = mountpoint.device()
+            sweeper.start()
+            if handler is not None:
+                level = logging.getLogger().level
+                logging.basicConfig(handlers=[handler], level=level, force=True)
+            ready()
+
         mountpoint.claim()
         try:
-            # Only Linux hides its addresses from some who may read the device.
-            live = source.is_live and sys.platform == "linux"
-            device = Device(generations, flavor=flavor, live=live)
+            device = Device(
+                generations,
+                flavor=flavor,
+                # Only Linux hides its addresses from some who may read the device.
+                live=source.is_live and sys.platform == "linux",
+                public=mode & 0o044 != 0,
+                processes=processes,
+            )
             filesystem = Filesystem(
                 device,
-                caller=lambda: caller_of(binding),
-                mode=flavor.mode if args.mode is None else args.mode,
+                caller=lambda: caller_of(binding) if can_see else 0,
+                mode=mode,
             )
-            filesystem.when_mounted(sweeper.start)
-            filesystem.when_mounted(lambda: _mounted(args, ready))
+            filesystem.when_mounted(mounted)
             with device_link(link, f"{mountpoint.path}/ksyms"):
                 serve(filesystem, mountpoint.path, binding)
         finally:
@@ -217,10 +247,12 @@ def _serve(
     return 0
 
 
-def _mounted(args: Namespace, ready: Callable[[], None]) -> None:
-    if not (args.foreground or args.debug):
-        _log_to_file(args.log)
-    ready()
+def _try(generations: Generations) -> None:
+    # A source that cannot be read is an error now; one that will do later is not.
+    try:
+        generations.current()
+    except (SnapshotError, ImageTooLargeError) as error:
+        log.warning("until that changes, nobody can open the device: %s", error)
 
 
 def _log_to_stderr(debug: bool) -> None:
@@ -229,28 +261,30 @@ def _log_to_stderr(debug: bool) -> None:
         level=logging.DEBUG if debug else logging.INFO,
         force=True,
     )
+    # A full disk must not turn each message into a traceback.
+    logging.raiseExceptions = False
     # The bindings log every errno that a callback answers with, as trouble.
     logging.getLogger("fuse").setLevel(logging.CRITICAL)
 
 
-def _log_to_file(path: Path | None) -> None:
-    handler: logging.Handler
+def _log_handler(args: Namespace) -> logging.Handler | None:
+    # Opened before it is used: there may be no descriptor left when there is something
+    # to say. None: standard error.
+    if args.log is not None:
+        try:
+            handler: logging.Handler = logging.FileHandler(args.log)
+        except OSError as error:
+            raise OptionError(f"--log: {args.log}: {error.strerror}") from error
+        handler.setFormatter(logging.Formatter("%(asctime)s ksymsfs: %(message)s"))
+        return handler
+    if args.foreground or args.debug:
+        return None
     try:
-        handler = (
-            logging.FileHandler(path, delay=True)
-            if path
-            else logging.handlers.SysLogHandler("/dev/log")
-        )
+        handler = logging.handlers.SysLogHandler("/dev/log")
     except OSError:
-        handler = logging.NullHandler()  # no syslogd: nobody to tell
-    handler.setFormatter(
-        logging.Formatter(
-            "%(asctime)s ksymsfs: %(message)s" if path else "ksymsfs: %(message)s"
-        )
-    )
-    # A full disk must not fill standard error, which nobody reads, with tracebacks.
-    logging.raiseExceptions = False
-    logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
+        return logging.NullHandler()  # no syslogd: nobody to tell
+    handler.setFormatter(logging.Formatter("ksymsfs: %(message)s"))
+    return handler
 
 
 if __name__ == "__main__":

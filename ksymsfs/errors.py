@@ -70,6 +70,21 @@ class ImageTooLargeError(KsymsFSError, MemoryError):
         self.limit = limit
 
 
+class RefusedError(KsymsFSError, OSError):
+    """The device refuses, with the *errno* that the manual gives for the *reason*.
+
+    *quiet*: an ordinary answer, of which the log need not tell.
+    """
+
+    def __init__(self, errno: int, reason: str, *, quiet: bool = False) -> None:
+        super().__init__(errno, reason)
+        self.reason = reason
+        self.quiet = quiet
+
+    def __str__(self) -> str:
+        return self.reason
+
+
 class MountError(KsymsFSError, OSError):
     """The file system cannot be mounted; the message says what to do."""
 

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from ksymsfs.debug_layout import build_debug_image
 from ksymsfs.elf import ElfFormat
+from ksymsfs.errors import RefusedError
 from ksymsfs.freebsd import freebsd_ioctl
 from ksymsfs.illumos import build_illumos_image
 from ksymsfs.image import build_image
@@ -39,7 +40,7 @@ class Flavor:
 
 def _no_ioctl(call: Ioctl) -> bytes:
     # illumos: nodev(9F)
-    raise OSError(errno.ENXIO, f"no ioctl {call.request:#x}")
+    raise RefusedError(errno.ENXIO, f"no ioctl {call.request:#x}", quiet=True)
 
 
 FREEBSD = Flavor("freebsd", build_image, 0o400, True, errno.EACCES, freebsd_ioctl)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import struct
 
+from ksymsfs.errors import RefusedError
 from ksymsfs.ioctl import READ, WRITE, Ioctl
 
 # sys/ksyms.h: _IOR('l', 1, size_t) and _IOR('l', 2, void *).
@@ -17,8 +18,8 @@ def freebsd_ioctl(call: Ioctl) -> bytes:
     KIOCGSIZE gives the exact size of the image. KIOCGADDR gives the address at which
     the *calling process* has the snapshot mapped from its start. Where a Linux kernel
     takes BSD's number for one that copies nothing out, the answer goes straight to the
-    caller's memory. Raises OSError: ENOTTY for any other request, ENXIO when nothing
-    is mapped, EFAULT for a bad pointer.
+    caller's memory. Raises RefusedError: ENOTTY for any other request, ENXIO when
+    nothing is mapped, EFAULT for a bad pointer.
     """
     if (
         not call.is_ours
@@ -29,7 +30,8 @@ def freebsd_ioctl(call: Ioctl) -> bytes:
         raise call.unknown()
     value = len(call.image) if call.command == KIOCGSIZE else call.mapped_at()
     if value >> 8 * call.size:
-        raise OSError(errno.EOVERFLOW, f"{value:#x} does not fit {call.size} bytes")
+        reason = f"{value:#x} does not fit {call.size} bytes"
+        raise RefusedError(errno.EOVERFLOW, reason)
     answer = struct.pack("=Q" if call.size == 8 else "=I", value)
     if call.direction == READ:
         return answer

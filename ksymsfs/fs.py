@@ -21,13 +21,8 @@ from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from ksymsfs.device import INODE, Device, snapshot_path
-from ksymsfs.errors import (
-    ImageTooLargeError,
-    KsymsFSError,
-    RestrictedError,
-    SnapshotError,
-    SourceError,
-)
+from ksymsfs.errnos import Errnos
+from ksymsfs.errors import RefusedError
 from ksymsfs.generation import Generation
 
 log = logging.getLogger(__name__)
@@ -41,16 +36,6 @@ Attributes = dict[str, int]
 _ROOT_INODE, _SNAPSHOTS_INODE, _LINK_INODE, _MODULES_INODE = 1, 2, 3, 4
 _IOC_READ = 2
 
-_ERRNOS: tuple[tuple[type[BaseException], int], ...] = (
-    (SnapshotError, errno.ENXIO),
-    (ImageTooLargeError, errno.ENOMEM),
-    (MemoryError, errno.ENOMEM),
-    (RestrictedError, errno.EPERM),
-    (SourceError, errno.ENXIO),
-    (KsymsFSError, errno.EIO),
-)
-"""What open fails with; the first class that fits decides. ksyms(4) ERRORS."""
-
 
 class FileInfo(Protocol):
     """What is used of struct fuse_file_info."""
@@ -59,26 +44,6 @@ class FileInfo(Protocol):
     fh: int
     direct_io: int
     keep_cache: int
-
-
-class _Translator:
-    # Errors of ours become errnos, each said once until another comes; anything
-    # unexpected is logged with its traceback and becomes EIO.
-    def __init__(self) -> None:
-        self._said = ""
-
-    def errno_of(self, operation: str, error: BaseException) -> int:
-        number = error.errno if isinstance(error, OSError) else None
-        if isinstance(number, int) and number > 0:
-            return number
-        for kind, meaning in _ERRNOS:
-            if isinstance(error, kind):
-                if str(error) != self._said:
-                    self._said = str(error)
-                    log.error("%s: %s", operation, error or kind.__name__)
-                return meaning
-        log.error("%s: unexpected error", operation, exc_info=error)
-        return errno.EIO
 
 
 def _callback(
@@ -91,7 +56,7 @@ def _callback(
         try:
             return function(self, *args, **kwargs)
         except BaseException as error:
-            number = self._translator.errno_of(function.__name__, error)
+            number = self._errnos.of(function.__name__, error)
             raise OSError(number, os.strerror(number)) from None
 
     return wrapped
@@ -116,7 +81,7 @@ class Filesystem:
         self._uid, self._gid = os.geteuid(), os.getegid()
         self._listings: dict[int, bytes] = {}
         self._last_listing = 0
-        self._translator = _Translator()
+        self._errnos = Errnos()
         self._started: list[Callable[[], None]] = []
 
     def when_mounted(self, call: Callable[[], None]) -> None:
@@ -125,7 +90,10 @@ class Filesystem:
 
     def init(self, path: str) -> None:
         for call in self._started:
-            call()
+            try:
+                call()
+            except Exception:  # nobody would hear of it, and the rest must be called
+                log.exception("at the start")
 
     @_callback
     def getattr(self, path: str, fi: FileInfo | None = None) -> Attributes:
@@ -139,7 +107,10 @@ class Filesystem:
         if path == "/modules":
             # As in procfs: its size is known only to who has it open.
             return self._attributes(stat.S_IFREG | self._mode, _MODULES_INODE)
-        generation = self._generation(path)
+        generation = self._device.walks.found(self._caller(), _number(path))
+        return self._snapshot_attributes(generation)
+
+    def _snapshot_attributes(self, generation: Generation) -> Attributes:
         return self._attributes(
             stat.S_IFREG | self._mode, INODE, size=len(generation.image)
         )
@@ -160,49 +131,38 @@ class Filesystem:
             "st_ctime": self._time,
         }
 
-    def _generation(self, path: str) -> Generation:
-        number = _number(path)
-        generation = None if number is None else self._device.generations.get(number)
-        if generation is None:
-            raise OSError(errno.ENOENT, "no such generation")
-        return generation
-
     @_callback
     def readlink(self, path: str) -> str:
         if path != "/ksyms":
-            raise OSError(errno.EINVAL, "not a symbolic link")
-        return snapshot_path(self._device.generations.current().number).lstrip("/")
+            raise RefusedError(errno.EINVAL, "not a symbolic link", quiet=True)
+        number = self._device.walks.named(self._caller()).number
+        return snapshot_path(number).lstrip("/")
 
     @_callback
     def readdir(self, path: str, fi: FileInfo) -> list[tuple[str, Attributes, int]]:
-        if path == "/":
-            names = ["ksyms", "modules", "snapshots"]
-        elif path == "/snapshots":
-            names = [str(n) for n in self._device.generations.numbers()]
-        else:
-            raise OSError(errno.ENOTDIR, "not a directory")
         # With their attributes: libfuse3 would show an inode 0, which is no entry.
         own = self.getattr(path)
-        return [(".", own, 0), ("..", own, 0)] + [
-            (name, self.getattr(f"{path.rstrip('/')}/{name}"), 0) for name in names
-        ]
+        entries = [(".", own, 0), ("..", own, 0)]
+        if path == "/":
+            for name in ("ksyms", "modules", "snapshots"):
+                entries.append((name, self.getattr(f"/{name}"), 0))
+        else:
+            for generation in self._device.generations.all():
+                attributes = self._snapshot_attributes(generation)
+                entries.append((str(generation.number), attributes, 0))
+        return entries
 
     @_callback
     def open(self, path: str, fi: FileInfo) -> int:
         tid = self._caller()
         if path == "/modules":
-            if fi.flags & os.O_ACCMODE != os.O_RDONLY:
-                raise OSError(errno.EACCES, "read-only")
-            self._device.check_access(tid)
-            self._last_listing += 1
+            self._device.check_access(tid, fi.flags)
             listing = self._device.generations.current().modules
+            self._last_listing += 1
             self._listings[self._last_listing] = listing
             fi.fh, fi.direct_io = self._last_listing, 1
             return 0
-        number = _number(path)
-        if number is None:
-            raise OSError(errno.ENOENT, "no such file")
-        fi.fh = self._device.open(number, tid, fi.flags)
+        fi.fh = self._device.open(_number(path), tid, fi.flags)
         fi.keep_cache = 1
         return 0
 
@@ -236,8 +196,8 @@ class Filesystem:
         request = cmd & 0xFFFFFFFF
         if data and request >> 30 & _IOC_READ:
             ctypes.memset(data, 0, request >> 16 & 0x3FFF)
-        if path == "/modules":
-            raise OSError(errno.ENOTTY, "no ioctl here")
+        if not _number(path):  # the listing, or a directory
+            raise RefusedError(errno.ENOTTY, "no ioctl here", quiet=True)
         answer = self._device.ioctl(fi.fh, self._caller(), request, arg or 0)
         if answer:
             assert data is not None
@@ -248,10 +208,21 @@ class Filesystem:
     def statfs(self, path: str) -> dict[str, Any]:
         return {"f_bsize": 4096, "f_namemax": 255}
 
+    @_callback
+    def truncate(self, path: str, *args: object) -> int:
+        # Comes after the OPEN of one with O_TRUNC, too.
+        raise self._device.write_error()
 
-def _number(path: str) -> int | None:
-    # "/snapshots/17" -> 17; one spelling a generation.
+    @_callback
+    def _change(self, path: str, *args: object) -> int:
+        raise RefusedError(errno.EROFS, "nothing here can be changed", quiet=True)
+
+    create = mknod = mkdir = symlink = link = rename = unlink = rmdir = _change
+    chmod = chown = utimens = _change
+
+
+def _number(path: str) -> int:
+    # "/snapshots/17" -> 17; one spelling a generation. Else 0, which none has.
     text = path.removeprefix("/snapshots/")
-    if text != path and text.isascii() and text.isdigit() and text[0] != "0":
-        return int(text)
-    return None
+    is_number = text.isascii() and text.isdigit() and text[0] != "0"
+    return int(text) if text != path and is_number and len(text) < 20 else 0

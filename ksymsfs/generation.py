@@ -93,25 +93,26 @@ class Generations:
         """The generation of this number, if it is current or held open."""
         return self._live.get(number)
 
-    def numbers(self) -> list[int]:
-        """The numbers of all generations that exist, oldest first."""
-        return sorted(self._live)
+    def was(self, number: int) -> bool:
+        """Whether there has ever been a generation of this number."""
+        return 0 < number <= self._last
 
-    def confirm(self, number: int, *, again: bool = False) -> Generation | None:
+    def all(self) -> list[Generation]:
+        """All generations that exist, oldest first."""
+        return list(self._live.values())
+
+    def confirm(self, number: int) -> Generation | None:
         """The current generation, if it has this number: an open's second look.
 
         READLINK has just asked for the current one, and read the symbols again if that
-        is provisional. Doing so once more in OPEN would find nothing new. *again*
-        takes what READLINK has just got even if the source has changed since.
+        is provisional. Doing so once more in OPEN would find nothing new.
         """
         latest = self._current
         if latest is None or latest.number != number:
             return None
         if self._clock() - latest.compared > WALK:
             return latest if self.current() is latest else None
-        if again or latest.fingerprint == self.source.fingerprint():
-            return latest
-        return None
+        return latest if latest.fingerprint == self.source.fingerprint() else None
 
     def hold(self, generation: Generation) -> None:
         """Keep *generation* for one more open handle."""

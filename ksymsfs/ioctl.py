@@ -11,6 +11,7 @@ import errno
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ksymsfs.errors import RefusedError
 from ksymsfs.memory import Memory
 
 # The top two bits, by Linux's code. With READ set, the kernel itself copies the answer
@@ -55,6 +56,6 @@ class Ioctl:
         """Whether the group is 'l', as all of sys/ksyms.h."""
         return self.request >> 8 & 0xFF == ord("l")
 
-    def unknown(self) -> OSError:
+    def unknown(self) -> RefusedError:
         """The error of a request that the device does not know."""
-        return OSError(errno.ENOTTY, f"no ioctl {self.request:#x}")
+        return RefusedError(errno.ENOTTY, f"no ioctl {self.request:#x}", quiet=True)

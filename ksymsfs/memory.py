@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import errno
+from collections.abc import Hashable
+from threading import Event
 
-from ksymsfs.aside import Aside
+from ksymsfs.aside import Aside, AsideError
+from ksymsfs.errors import RefusedError
 
 PAGE = 4096
 
@@ -13,13 +16,15 @@ PAGE = 4096
 class Memory:
     """The memory of thread *tid*'s process, reached aside with a time limit.
 
-    Every method raises OSError: EFAULT where there is no such memory, ENOTTY where the
-    process cannot be seen (*tid* 0: a caller in an outer pid namespace).
+    *key* is what *aside* is to know the caller by. Every method raises RefusedError:
+    EFAULT where there is no such memory or it does not answer, ENOTTY where the process
+    cannot be seen (*tid* 0: a caller in an outer pid namespace).
     """
 
-    def __init__(self, tid: int, aside: Aside) -> None:
+    def __init__(self, tid: int, aside: Aside, key: Hashable = None) -> None:
         self._tid = tid
         self._aside = aside
+        self._key = key
 
     def read(self, address: int, size: int) -> bytes:
         """The *size* bytes at *address*."""
@@ -43,7 +48,8 @@ class Memory:
             if end >= 0:
                 return string + piece[:end]
             string += piece
-        raise OSError(errno.ENAMETOOLONG, f"no name of less than {limit} bytes")
+        reason = f"no name of less than {limit} bytes"
+        raise RefusedError(errno.ENAMETOOLONG, reason, quiet=True)
 
     def write(self, address: int, data: bytes) -> None:
         """Put *data* at *address*."""
@@ -54,9 +60,11 @@ class Memory:
     def _transfer(self, call: str, address: int, data: bytes) -> bytes:
         # As much of the buffer as was transferred.
         if not self._tid:
-            raise OSError(errno.ENOTTY, "the caller is in an outer pid namespace")
+            raise RefusedError(errno.ENOTTY, "a caller in an outer pid namespace")
 
-        def transfer() -> bytes:
+        def transfer(late: Event) -> bytes:
+            if late.is_set():  # the thread id may be another's by now
+                raise AsideError("begun too late")
             # The buffer is this frame's: it outlives a caller that gave up waiting.
             buffer = ctypes.create_string_buffer(data, len(data))
             local = _Iovec(ctypes.addressof(buffer), len(data))
@@ -66,10 +74,15 @@ class Memory:
             )
             return buffer.raw[: max(int(done), 0)]
 
-        return self._aside.run(transfer)
+        try:
+            return self._aside.run(self._key, transfer)
+        except AsideError as error:
+            reason = f"the memory of thread {self._tid}: {error}"
+            raise RefusedError(errno.EFAULT, reason) from error
 
-    def _fault(self, address: int) -> OSError:
-        return OSError(errno.EFAULT, f"no memory at {address:#x} of thread {self._tid}")
+    def _fault(self, address: int) -> RefusedError:
+        reason = f"no memory at {address:#x} of thread {self._tid}"
+        return RefusedError(errno.EFAULT, reason, quiet=True)
 
 
 class _Iovec(ctypes.Structure):

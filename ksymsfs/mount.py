@@ -10,6 +10,7 @@ import threading
 from types import ModuleType
 from typing import Any
 
+from ksymsfs.aside import start_thread
 from ksymsfs.device import snapshot_path
 from ksymsfs.errors import MountError
 from ksymsfs.fs import Filesystem
@@ -21,7 +22,10 @@ BINDINGS = ("fuse", "fusepy", "mfusepy")
 """Module names, in the order tried: fusepy as PyPI and as Debian call it, then its
 maintained fork, which also works with libfuse3."""
 
-_NEVER = 3600  # seconds the kernel may keep what cannot change
+_NEVER = 10 * 365 * 86400  # seconds the kernel may keep what cannot change
+
+_MAX_BACKGROUND = 1000
+"""Beyond it, the RELEASEs of many processes would wait in a second queue."""
 
 
 def load_binding(names: tuple[str, ...] = BINDINGS) -> ModuleType:
@@ -75,11 +79,9 @@ def serve(filesystem: Filesystem, mountpoint: str, binding: ModuleType) -> None:
         "attr_timeout": _NEVER,
         "entry_timeout": 0,
     }
-    operations: object = filesystem
-    if not _is_libfuse3(binding):
-        # Beyond it the RELEASEs of many processes would wait in a second queue.
-        options["max_background"] = 1000
-    if not hasattr(binding, "fuse_version_major"):
+    operations: object = _Operations(filesystem)
+    if not hasattr(binding, "fuse_version_major"):  # fusepy
+        options["max_background"] = _MAX_BACKGROUND
         operations = _Callable(filesystem)
     try:
         binding.FUSE(operations, mountpoint, **options)
@@ -98,18 +100,22 @@ def caller_of(binding: ModuleType) -> int:
     return int(binding.fuse_get_context()[2])
 
 
-def _is_libfuse3(binding: ModuleType) -> bool:
-    return getattr(binding, "fuse_version_major", 2) == 3
-
-
-class _Callable:
-    # fusepy asks its operations as operations(name, *args); mfusepy by attribute.
+class _Operations:
+    # The callbacks, as mfusepy asks for them: by attribute.
     def __init__(self, filesystem: Filesystem) -> None:
         self._filesystem = filesystem
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._filesystem, name)
 
+    def init_with_config(self, connection: Any, config: Any) -> None:
+        if connection is not None:
+            connection.max_background = _MAX_BACKGROUND  # no option in libfuse3
+        self._filesystem.init("/")
+
+
+class _Callable(_Operations):
+    # fusepy asks its operations as operations(name, *args).
     def __call__(self, name: str, *args: Any) -> Any:
         return getattr(self._filesystem, name)(*args)
 
@@ -118,7 +124,7 @@ class Sweeper:
     """Has the kernel forget generations that are gone.
 
     Its inode and its page cache of each would stay until memory runs short. Looking
-    the name up again is all it takes: the server answers ENOENT, and the kernel drops
+    the name up again is all it takes: the server answers ESTALE, and the kernel drops
     the entry. That must not be done in a callback, which would wait for itself.
     """
 
@@ -128,7 +134,7 @@ class Sweeper:
 
     def start(self) -> None:
         """Sweep from now on, in a thread of its own."""
-        threading.Thread(target=self._run, name="sweeper", daemon=True).start()
+        start_thread("sweeper", self._run)
 
     def sweep(self, number: int) -> None:
         """Have generation *number* forgotten soon."""

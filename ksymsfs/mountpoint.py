@@ -7,34 +7,18 @@ import ctypes
 import errno
 import fcntl
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
+from ksymsfs.aside import Aside, AsideError
 from ksymsfs.errors import MountError
+from ksymsfs.mountinfo import Mount, mounts
 
 FSNAME = "ksymsfs"
 _MNT_DETACH = 2
 
-
-class Mount(NamedTuple):
-    """One line of /proc/self/mountinfo, as far as it is needed: proc(5)."""
-
-    path: str
-    fstype: str
-    source: str
-
-
-def mounts(mountinfo: str = "/proc/self/mountinfo") -> list[Mount]:
-    """The mounts of this process's namespace, in the order they were made."""
-    found = []
-    for line in Path(mountinfo).read_text(errors="surrogateescape").splitlines():
-        fields, _, rest = line.partition(" - ")
-        path = re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), fields.split()[4])
-        fstype, source = rest.split()[:2]
-        found.append(Mount(path, fstype, source))
-    return found
+ANSWER = 5.0
+"""Seconds that a server already there may take to show that it is alive."""
 
 
 class Mountpoint:
@@ -42,6 +26,10 @@ class Mountpoint:
 
     def __init__(self, path: str) -> None:
         self.path = os.path.abspath(path)
+        # As mountinfo has it; found without a look at what is mounted there, which may
+        # be this very process, or a server that does not answer.
+        parent, name = os.path.split(self.path)
+        self._real = os.path.join(os.path.realpath(parent), name)
         self._created = False
         self._lock = -1
 
@@ -73,15 +61,20 @@ class Mountpoint:
             ) from error
         except OSError as error:
             raise MountError(self.path, error.strerror or str(error)) from error
+        self._real = os.path.realpath(self.path)  # the path itself may be a link
 
     def _clear_dead_mount(self) -> None:
-        for mount in reversed(mounts()):
-            if mount.path != self.path:
-                continue
+        for mount in self._mounts():
             try:
-                os.statvfs(self.path)  # stat would be answered from the cache
+                # stat(2) would be answered from the cache. A server that is stopped
+                # answers nothing.
+                Aside(seconds=ANSWER).run(None, lambda late: os.statvfs(self.path))
+            except AsideError as error:
+                raise MountError(
+                    self.path, f"the {mount.fstype} mounted there: {error}"
+                ) from error
             except OSError as error:
-                if error.errno != errno.ENOTCONN:
+                if error.errno not in (errno.ENOTCONN, errno.ECONNABORTED):
                     raise MountError(self.path, str(error.strerror)) from error
             else:
                 if mount.source == FSNAME:
@@ -96,6 +89,19 @@ class Mountpoint:
                     self.path, f"a dead mount of {mount.source} is in the way"
                 )
             unmount(self.path)
+
+    def device(self) -> tuple[int, int]:
+        """The st_dev of the files that are mounted there now, as major and minor.
+
+        Raises MountError when nothing is.
+        """
+        for mount in self._mounts():
+            return mount.device
+        raise MountError(self.path, "nothing is mounted there")
+
+    def _mounts(self) -> list[Mount]:
+        # The topmost first.
+        return [mount for mount in reversed(mounts()) if mount.path == self._real]
 
     def release(self) -> None:
         """Undo `claim`: give the directory free, and remove it if it was made."""

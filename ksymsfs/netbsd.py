@@ -32,7 +32,7 @@ from ksymsfs.elf import (
     ElfFormat,
     SymArray,
 )
-from ksymsfs.errors import SourceError
+from ksymsfs.errors import RefusedError, SourceError
 from ksymsfs.ioctl import READ, WRITE, Ioctl
 from ksymsfs.linker import LinkerFile, name_lengths, name_offsets
 from ksymsfs.sources.objectfile import parse_object
@@ -205,7 +205,7 @@ class NameTable:
     def find(self, name: bytes, *, only_global: bool) -> SymArray:
         """The record of the first symbol of that name, as an array of one.
 
-        Raises OSError ENOENT where there is none.
+        Raises RefusedError ENOENT where there is none.
         """
         found = np.isin(self._symtab["st_name"], name_offsets(self._strtab, name))
         if only_global:
@@ -213,7 +213,7 @@ class NameTable:
         indexes = np.flatnonzero(found)
         if not len(indexes):
             shown = name[:80].decode(errors="backslashreplace")
-            raise OSError(errno.ENOENT, f"no symbol {shown!r}")
+            raise RefusedError(errno.ENOENT, f"no symbol {shown!r}", quiet=True)
         return self._symtab[indexes[:1]]
 
 
@@ -234,8 +234,8 @@ def netbsd_ioctl(call: Ioctl) -> bytes:
     KIOCGVALUE and KIOCGSYMBOL look the name that the structure points at up in the
     symbols of *now*, whatever was opened; the old pair puts the result where the
     structure's second pointer points. Values are those of global symbols alone.
-    Raises OSError: ENOTTY, ENOENT (no such name), ENAMETOOLONG (longer than any name
-    that there is), EFAULT (a bad pointer).
+    Raises RefusedError: ENOTTY, ENOENT (no such name), ENAMETOOLONG (longer than any
+    name that there is), EFAULT (a bad pointer).
     """
     if not call.is_ours:
         raise call.unknown()

@@ -2,18 +2,28 @@
 
 Nothing here opens or stats a file *through* /proc/PID/fd: that would call back into the
 file system that is asking, and wait for itself.
+
+A process that is gone or hidden is no error. Others are, above all EMFILE: who cannot
+look must not say that nothing is there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
+import functools
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from ksymsfs.mountinfo import mounts
+
 CAP_SYSLOG = 34
+INITIAL_USER_NAMESPACE = "user:[4026531837]"
+"""The link text of /proc/PID/ns/user: PROC_USER_INIT_INO, include/linux/proc_ns.h."""
 
 _NR_KCMP = {
     "x86_64": 312,
@@ -23,8 +33,13 @@ _NR_KCMP = {
     "ppc64le": 354,
     "s390x": 343,
 }
-_KCMP_FILE = 0
-_O_PATH = 0o10000000
+_KCMP_FILE, _KCMP_FILES = 0, 2
+_SAME, _LESS, _GREATER = 0, 1, 2
+
+# FS_IOC_GETFLAGS, FS_IOC_FSGETXATTR, and the setters: include/uapi/linux/fs.h.
+_ATTRIBUTE_REQUESTS = {
+    *(0x80086601, 0x80046601, 0x40086602, 0x40046602, 0x801C581F, 0x401C5820),
+}
 
 
 class ProcessId(NamedTuple):
@@ -36,9 +51,10 @@ class ProcessId(NamedTuple):
 
 
 class Descriptor(NamedTuple):
-    """One descriptor of one process."""
+    """One descriptor in the table of thread *tid* (mostly its process's)."""
 
     tgid: int
+    tid: int
     fd: int
 
 
@@ -47,124 +63,224 @@ class Mapping(NamedTuple):
 
     address: int
     offset: int
+    device: tuple[int, int]
     inode: int
     path: str
 
 
 class Processes:
-    """The processes below *root*, normally /proc."""
+    """The processes below *root*, normally /proc.
+
+    *device* is the st_dev, major and minor, of the files that descriptors and mappings
+    are asked of: another server's have the same names. None: any.
+    """
 
     def __init__(self, root: str = "/proc") -> None:
+        self.device: tuple[int, int] | None = None
         self._root = Path(root)
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._nr_kcmp = _NR_KCMP.get(platform.machine(), -1)
+
+    def are_numbered_as_here(self) -> bool:
+        """Whether ids below *root* are those of this process's pid namespace.
+
+        NSpid of proc(5) begins in the namespace of the procfs: more than one number
+        says that this process is in a child of it.
+        """
+        try:
+            status = (self._root / "self/status").read_bytes()
+            return len(_status_field(status, b"NSpid").split()) == 1
+        except (OSError, ValueError):
+            return False
 
     def identify(self, tid: int) -> ProcessId | None:
         """The process of thread *tid*; None when it cannot be seen."""
-        try:
-            status = (self._root / str(tid) / "status").read_bytes()
-            tgid = int(_status_field(status, b"Tgid"))
+        with _unless_gone():
+            tgid = int(self._status(tid, b"Tgid"))
             stat = (self._root / str(tgid) / "stat").read_bytes()
             # The command, field 2, may hold anything but ends at the last ")".
             return ProcessId(tgid, int(stat[stat.rindex(b")") + 2 :].split()[19]))
-        except (OSError, ValueError):
-            return None
+        return None
 
     def sees_kernel_addresses(self, tid: int) -> bool:
         """Whether /proc/kallsyms would show thread *tid* its addresses.
 
-        kernel/ksyms_common.c kallsyms_show_value: with kptr_restrict 0 everybody where
-        perf_event_paranoid <= 1; else who has CAP_SYSLOG in the initial user
-        namespace. A child namespace's capabilities do not count.
+        kernel/ksyms_common.c kallsyms_show_value: with kptr_restrict 2 nobody; else who
+        has CAP_SYSLOG in the initial user namespace; and with kptr_restrict 0 everybody
+        where perf_event_paranoid <= 1.
         """
-        if (
-            self._sysctl("kptr_restrict") == 0
-            and self._sysctl("perf_event_paranoid") <= 1
-        ):
+        restrict = self._sysctl("kptr_restrict")
+        if restrict == 0 and self._sysctl("perf_event_paranoid") <= 1:
             return True
-        thread = self._root / str(tid)
-        try:
-            capabilities = _status_field((thread / "status").read_bytes(), b"CapEff")
-            theirs = os.readlink(thread / "ns/user")
-            ours = os.readlink(self._root / "self/ns/user")
-        except (OSError, ValueError):
+        if restrict > 1:
             return False
-        return theirs == ours and bool(int(capabilities, 16) >> CAP_SYSLOG & 1)
+        with _unless_gone():
+            capabilities = int(self._status(tid, b"CapEff"), 16)
+            namespace = os.readlink(self._root / str(tid) / "ns/user")
+            # A child namespace's capabilities count for nothing here.
+            return (
+                namespace == INITIAL_USER_NAMESPACE
+                and capabilities >> CAP_SYSLOG & 1 == 1
+            )
+        return False
 
     def _sysctl(self, name: str) -> int:
-        try:
+        with _unless_gone():
             return int((self._root / "sys/kernel" / name).read_text())
-        except (OSError, ValueError):
-            return 2  # the most restrictive
+        return 2  # the most restrictive
 
-    def descriptors(self, suffix: str, inode: int) -> Iterator[Descriptor]:
+    def asks_for_attributes(self, tid: int) -> bool:
+        """Whether thread *tid* is in an ioctl for which the kernel opens the file.
+
+        fs/fuse/ioctl.c fuse_priv_ioctl_prepare: FS_IOC_GETFLAGS and its like come as
+        an OPEN, by a process that has the file open already.
+        """
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            call = (self._root / str(tid) / "syscall").read_text().split()
+            return int(call[2], 16) in _ATTRIBUTE_REQUESTS
+        return False
+
+    def descriptors(
+        self, suffix: str, inode: int, *, first: int = 0
+    ) -> Iterator[Descriptor]:
         """Every descriptor, of any process, of the file of this path *suffix*.
 
         *inode* is its st_ino, compared where the kernel tells it (fdinfo, Linux 5.14).
-        O_PATH descriptors do not count: they hold no open file.
+        Process *first* is looked at first. O_PATH descriptors do not count: they hold
+        no open file.
         """
+        if first:
+            yield from self._descriptors_of(first, suffix, inode)
         for entry in os.scandir(self._root):
-            if entry.name.isdigit():
+            if entry.name.isdigit() and int(entry.name) != first:
                 yield from self._descriptors_of(int(entry.name), suffix, inode)
 
     def _descriptors_of(
         self, tgid: int, suffix: str, inode: int
     ) -> Iterator[Descriptor]:
-        directory = self._root / str(tgid)
-        try:
-            numbers = os.listdir(directory / "fd")
-        except OSError:
-            return
-        for number in numbers:
-            try:
-                link = os.readlink(directory / "fd" / number)
-                if not link.removesuffix(" (deleted)").endswith(suffix):
-                    continue
-                info = (directory / "fdinfo" / number).read_bytes()
-                if int(_status_field(info, b"flags"), 8) & _O_PATH:
-                    continue
-                if b"\nino:" in info and int(_status_field(info, b"ino")) != inode:
-                    continue
-            except (OSError, ValueError):
-                continue
-            yield Descriptor(tgid, int(number))
+        for tid in self._tables(tgid):
+            task = self._root / str(tgid) / "task" / str(tid)
+            numbers: list[str] = []
+            with _unless_gone():
+                numbers = os.listdir(task / "fd")
+            for number in numbers:
+                with _unless_gone():
+                    link = os.readlink(task / "fd" / number)
+                    if not link.removesuffix(" (deleted)").endswith(suffix):
+                        continue
+                    if self._is_open_here(task, number, inode):
+                        yield Descriptor(tgid, tid, int(number))
 
-    def same_file(self, a: Descriptor, b: Descriptor) -> bool:
-        """Whether two descriptors share one open file: kcmp(2) KCMP_FILE.
+    def _tables(self, tgid: int) -> Iterator[int]:
+        # The threads whose descriptors to look at: the first, and who has a table of
+        # its own (unshare(2) CLONE_FILES; or the first thread has ended).
+        yield tgid
+        threads: list[str] = []
+        with _unless_gone():
+            threads = os.listdir(self._root / str(tgid) / "task")
+        for tid in map(int, threads):
+            if tid != tgid and self._kcmp(tgid, tid, _KCMP_FILES, 0, 0) != _SAME:
+                yield tid
 
-        Without kcmp, all descriptors of one process are taken for one open file.
+    def _is_open_here(self, task: Path, number: str, inode: int) -> bool:
+        info = (task / "fdinfo" / number).read_bytes()
+        if int(_status_field(info, b"flags"), 8) & os.O_PATH:
+            return False
+        if b"\nino:" in info and int(_status_field(info, b"ino")) != inode:
+            return False
+        if self.device is None:
+            return True
+        mount = int(_status_field(info, b"mnt_id"))
+        for candidate in mounts(task / "mountinfo"):
+            if candidate.id == mount:
+                return candidate.device == self.device
+        return True  # a mount of another namespace, or detached: it may well be
+
+    def open_files(self, found: Iterable[Descriptor]) -> list[set[int]]:
+        """The processes that have each open file, by the descriptors of it.
+
+        Descriptors share one by dup(2), fork(2) and SCM_RIGHTS; kcmp(2) tells. Without
+        it, all descriptors of one process are taken for one open file.
         """
-        number = _NR_KCMP.get(platform.machine())
-        if number is not None:
-            libc = ctypes.CDLL(None, use_errno=True)
-            result = int(libc.syscall(number, a.tgid, b.tgid, _KCMP_FILE, a.fd, b.fd))
-            if result >= 0:
-                return result == 0
-        return a.tgid == b.tgid
+
+        def order(a: Descriptor, b: Descriptor) -> int:
+            result = self._kcmp(a.tid, b.tid, _KCMP_FILE, a.fd, b.fd)
+            if result in (_SAME, _LESS, _GREATER):
+                return {_SAME: 0, _LESS: -1, _GREATER: 1}[result]
+            return a.tgid - b.tgid
+
+        key = functools.cmp_to_key(order)
+        files: list[set[int]] = []
+        last: Descriptor | None = None
+        for descriptor in sorted(found, key=key):
+            if last is None or order(last, descriptor) != 0:
+                files.append(set())
+            files[-1].add(descriptor.tgid)
+            last = descriptor
+        return files
+
+    def _kcmp(self, a: int, b: int, kind: int, index_a: int, index_b: int) -> int:
+        return int(self._libc.syscall(self._nr_kcmp, a, b, kind, index_a, index_b))
 
     def descends(self, tgid: int, ancestor: int) -> bool:
-        """Whether process *tgid* is *ancestor* or one of its descendants."""
-        while tgid > 1 and tgid != ancestor:
-            try:
-                status = (self._root / str(tgid) / "status").read_bytes()
-                tgid = int(_status_field(status, b"PPid"))
-            except (OSError, ValueError):
-                return False
-        return tgid == ancestor
+        """Whether process *tgid* is a child of *ancestor*, or a child's child."""
+        while tgid > 1:
+            parent = 0
+            with _unless_gone():
+                parent = int(self._status(tgid, b"PPid"))
+            if parent == ancestor:
+                return True
+            tgid = parent
+        return False
 
     def mappings(self, tid: int) -> Iterator[Mapping]:
         """The file mappings of the process of thread *tid*, in address order.
 
-        Raises OSError where its memory map may not be read.
+        Raises OSError where its memory map may not be read. May block for as long as
+        the process likes.
         """
         with (self._root / str(tid) / "maps").open("rb") as maps:
             for line in maps:
                 fields = line.rstrip(b"\n").split(None, 5)
                 if len(fields) == 6:
+                    major, _, minor = fields[3].partition(b":")
                     yield Mapping(
                         int(fields[0].split(b"-")[0], 16),
                         int(fields[2], 16),
+                        (int(major, 16), int(minor, 16)),
                         int(fields[4]),
                         os.fsdecode(fields[5]).removesuffix(" (deleted)"),
                     )
+
+    def mapped_at(self, tid: int, suffix: str, inode: int) -> int | None:
+        """Where the process of *tid* has the file of this path *suffix* mapped.
+
+        The lowest address at which it begins; None when it is nowhere. Blocks and
+        raises as `mappings` does.
+        """
+        for mapping in self.mappings(tid):
+            if (
+                mapping.inode == inode
+                and mapping.offset == 0
+                and mapping.path.endswith(suffix)
+                and self.device in (None, mapping.device)
+            ):
+                return mapping.address
+        return None
+
+    def _status(self, tid: int, name: bytes) -> bytes:
+        return _status_field((self._root / str(tid) / "status").read_bytes(), name)
+
+
+@contextlib.contextmanager
+def _unless_gone() -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, ProcessLookupError, PermissionError, ValueError):
+        pass  # ValueError: a line that is missing, as of a process that just ends
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # mountinfo of a zombie
+            raise
 
 
 def _status_field(text: bytes, name: bytes) -> bytes:
