@@ -6,6 +6,8 @@ from ksyms.errors import KsymsError, SymbolNotFoundError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ksyms.symbol import Symbol
     from ksyms.table import SymbolTable
 
@@ -22,13 +24,13 @@ class AddressSyntaxError(KsymsError, ValueError):
         self.text = text
 
 
-def parse_address(text: str, table: SymbolTable) -> int:
+def parse_address(text: str, table: Callable[[], SymbolTable]) -> int:
     """The address that *text* means.
 
     ``ffffffff81000010`` and ``0xffffffff81000010`` stand for themselves;
     ``vfs_read``, ``vfs_read+0x1c``, ``vfs_read+0x1c/0x360`` and
-    ``nf_tables:nft_do_chain+0x1c`` are looked up in *table*. Raises
-    AddressSyntaxError, or what SymbolTable.lookup() raises.
+    ``nf_tables:nft_do_chain+0x1c`` are looked up in what *table* gives, which is only
+    called for names. Raises AddressSyntaxError, or what SymbolTable.lookup() raises.
     """
     digits = text[2:] if text[:2] in ("0x", "0X") else text
     if _HEX.issuperset(digits) and 0 < len(digits.lstrip("0") or "0") <= 16 and digits:
@@ -42,7 +44,7 @@ def parse_address(text: str, table: SymbolTable) -> int:
         raise AddressSyntaxError(text) from None
     if not name or distance < 0 or digits is not text:
         raise AddressSyntaxError(text)
-    return (lookup_named(name, table).address + distance) & 0xFFFFFFFFFFFFFFFF
+    return (lookup_named(name, table()).address + distance) & 0xFFFFFFFFFFFFFFFF
 
 
 def lookup_named(text: str, table: SymbolTable) -> Symbol:

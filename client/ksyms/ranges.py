@@ -9,14 +9,13 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from ksyms.elf import (
-    NO_PLACE,
     SHF_ALLOC,
     SHN_ABS,
     SHN_COMMON,
     SHN_LORESERVE,
     SHN_UNDEF,
 )
-from ksyms.image import Image
+from ksyms.image import NO_PLACE, Image
 
 Addresses: TypeAlias = np.ndarray[Any, np.dtype[np.uint64]]
 Indexes: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
@@ -40,10 +39,11 @@ class Ranges(NamedTuple):
 
 def image_ranges(image: Image) -> Ranges:
     """The ranges of an image's symbols."""
-    info = np.asarray(image.st_info)
+    info = np.frombuffer(image.st_info, np.uint8)
     shndx = np.asarray(image.st_shndx).astype(np.int64)
     place = (shndx != SHN_UNDEF) & (shndx != SHN_COMMON)
     place &= ~np.isin(info & 15, NO_PLACE)
+    place[list(image.mapping_symbols)] = False
     table = np.flatnonzero(place)
     value = np.asarray(image.st_value).astype(np.uint64)[table]
     size = np.asarray(image.st_size).astype(np.uint64)[table]

@@ -3,42 +3,35 @@
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from operator import index as as_int
+from typing import Any, Self, overload
 
+from ksyms.addresses import PAGE_SHIFT, AddressIndex
 from ksyms.errors import (
     AddressNotFoundError,
     AmbiguousSymbolError,
-    ImageError,
     SymbolNotFoundError,
 )
 from ksyms.image import Image, LinkerFile, read_image
-from ksyms.sprint import sprint_symbol
+from ksyms.listed import ListedSymbols
+from ksyms.names import NameIndex
+from ksyms.symbol import Symbol, Symbolized
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
-    from typing import Any, Self, overload
 
     import numpy as np
 
-    from ksyms.ranges import Addresses, Indexes, Ranges
-    from ksyms.symbol import Symbol, Symbolized
-else:
+    from ksyms.ranges import Addresses, Indexes
 
-    def overload(function: object) -> object:  # typing's costs 3 ms to import
-        return function
-
-
-# After so many addresses one by one, cutting up the whole address space pays.
-_FIRST_ADDRESSES = 4096
-# More linker files than that are not looked through one by one.
-_MOST_RUNS = 512
 # Symbolized addresses that are kept for the next time that they come.
 _MEMO_SIZE = 1 << 16
-_PAGE_SHIFT = 12
-_TOP = 0xFFFFFFFFFFFFFFFF
+
+# Makes a Symbolized in half the time of its own constructor.
+_new = tuple.__new__
 
 
 def load(path: str | os.PathLike[str] | None = None) -> SymbolTable:
@@ -50,10 +43,10 @@ def load(path: str | os.PathLike[str] | None = None) -> SymbolTable:
 
     >>> ksyms.load().symbolize(0xffffffff810002f0)     # doctest: +SKIP
     """
-    return SymbolTable._of_image(read_image(path))
+    return SymbolTable.of_image(read_image(path))
 
 
-class SymbolTable(Sequence["Symbol"]):
+class SymbolTable(Sequence[Symbol]):
     """The symbols of a kernel and its modules, in address order.
 
     Of several symbols at one address, the first in the table is the one that an
@@ -66,7 +59,7 @@ class SymbolTable(Sequence["Symbol"]):
 
     def __init__(self, symbols: Iterable[Symbol]) -> None:
         """A table of symbols from anywhere, addresses in 64 bits."""
-        self._setup(_Listed(symbols))
+        self._setup(ListedSymbols(symbols))
 
     @classmethod
     def from_bytes(cls, image: bytes, *, name: str = "<bytes>") -> Self:
@@ -74,56 +67,45 @@ class SymbolTable(Sequence["Symbol"]):
 
         Raises ImageError and RestrictedError, as load() does.
         """
-        return cls._of_image(Image(image, name))
+        return cls.of_image(Image(image, name))
 
     @classmethod
-    def _of_image(cls, image: Image) -> Self:
+    def of_image(cls, image: Image) -> Self:
+        """The symbols of an image that was read already."""
         table = cls.__new__(cls)
         table._setup(image)
         return table
 
-    def _setup(self, records: Image | _Listed) -> None:
+    def _setup(self, records: Image | ListedSymbols) -> None:
         self._records = records
-        self._symbols: dict[int, Symbol] = {}
+        self._names = NameIndex(records)
+        self._addresses = AddressIndex(records)
+        # By their index in the records; an image's when they are first asked for.
+        self._symbols: list[Symbol | None] = (
+            [None] * len(records) if isinstance(records, Image) else [*records.symbols]
+        )
+        self._unambiguous: dict[str, Symbol] = {}
+        # By the bounds of self._addresses, where they were asked for; None elsewhere.
+        self._owners: list[Symbol | None] = [None]
         self._memo = _Memo(self)
-        self._pages: dict[int, tuple[int, int]] | None = None
-        self._bounds, self._owners = array("Q"), array("q")
-        self._ranges: Ranges | None = None
-        self._lookups = _FIRST_ADDRESSES
-        self._spans: list[tuple[int, int, int, int]] = []
-        if (
-            isinstance(records, Image)
-            and records.has_linker_files
-            and len(records.run_starts) <= _MOST_RUNS
-        ):
-            value, size = records.st_value, records.st_size
-            self._spans = [
-                (value[start], value[end - 1] + size[end - 1], start, end)
-                for start, end, _ in records.runs
-                if end > start
-            ]
-        else:
-            self._lookups = 0
 
     # -- the sequence
 
     def __len__(self) -> int:
-        return len(self._cut().order)
+        return len(self._addresses.ranges.order)
 
     @overload
     def __getitem__(self, index: int) -> Symbol: ...
     @overload
-    def __getitem__(self, index: slice) -> tuple[Symbol, ...]: ...  # noqa: F811
-    def __getitem__(  # noqa: F811
-        self, index: int | slice
-    ) -> Symbol | tuple[Symbol, ...]:
-        order = self._cut().order
+    def __getitem__(self, index: slice) -> tuple[Symbol, ...]: ...
+    def __getitem__(self, index: int | slice) -> Symbol | tuple[Symbol, ...]:
+        order = self._addresses.ranges.order
         if isinstance(index, slice):
             return tuple(map(self._symbol, order[index].tolist()))
         return self._symbol(int(order[index]))
 
     def __iter__(self) -> Iterator[Symbol]:
-        return map(self._symbol, self._cut().order.tolist())
+        return map(self._symbol, self._addresses.ranges.order.tolist())
 
     def __repr__(self) -> str:
         return f"<SymbolTable {self._records.path}>"
@@ -144,16 +126,22 @@ class SymbolTable(Sequence["Symbol"]):
         Raises SymbolNotFoundError, and AmbiguousSymbolError where the name stands at
         different addresses.
         """
+        if module is None:
+            known = self._unambiguous.get(name)
+            if known is not None:
+                return known
         found = self.lookup_all(name, module=module)
         if not found:
             raise SymbolNotFoundError(name, module)
         if len(found) > 1 and len({s.address for s in found}) > 1:
             raise AmbiguousSymbolError(name, found)
+        if module is None:
+            self._unambiguous[name] = found[0]
         return found[0]
 
     def lookup_all(self, name: str, *, module: str | None = None) -> tuple[Symbol, ...]:
         """All symbols called *name*, in the table's order; () when there is none."""
-        found = map(self._symbol, self._records.find_name(name))
+        found = map(self._symbol, self._names.find(name))
         if module is None:
             return tuple(found)
         wanted = None if module == "kernel" else module
@@ -166,10 +154,12 @@ class SymbolTable(Sequence["Symbol"]):
 
         Raises AddressNotFoundError where no symbol does.
         """
-        found = self._memo[address]
-        if found is None:
-            raise AddressNotFoundError(address)
-        return found
+        index = self._addresses
+        low, high = index.span_of(address >> PAGE_SHIFT) or index.whole
+        symbol = self._owners[bisect_right(index.bounds, address, low, high) - 1]
+        if symbol is None:
+            symbol = self._owner(address)
+        return _new(Symbolized, (address, symbol))
 
     def symbolize_all(self, addresses: Iterable[int]) -> Iterator[Symbolized | None]:
         """For each address what symbolize() gives, None where it would raise."""
@@ -196,7 +186,7 @@ class SymbolTable(Sequence["Symbol"]):
                 wanted = np.frombuffer(array("Q", addresses), np.uint64)
             except (OverflowError, TypeError) as error:
                 raise ValueError(f"no array of addresses: {error}") from error
-        ranges = self._cut()
+        ranges = self._addresses.ranges
         at = np.searchsorted(ranges.bounds, wanted, "right") - 1
         positions = ranges.owners[at]
         found = positions >= 0
@@ -204,154 +194,71 @@ class SymbolTable(Sequence["Symbol"]):
         np.subtract(wanted, ranges.addresses[positions], out=offsets, where=found)
         return positions, offsets
 
-    def sprint(self, address: int, *, return_address: bool = False) -> str | None:
-        """The kernel's %pS of *address*, None where no symbol covers it.
-
-        With *return_address*, its %pB: the symbol of the byte before, since a call at
-        the end of a function returns to the start of the next one.
-
-        It costs no Symbol, nor the import of its class: for programs that answer one
-        question and end.
-        """
-        index = self._find(address - return_address)
-        if index < 0:
-            return None
-        records = self._records
-        return sprint_symbol(
-            records.name(index),
-            address - records.st_value[index],
-            records.st_size[index],
-            records.module(index),
-        )
-
     def aliases(self, address: int) -> tuple[Symbol, ...]:
         """All symbols of the address that symbolize() found, that one first.
 
         () where it would raise. They are those that a stack trace could name as well.
         """
-        index = self._find(address)
-        if index < 0:
+        import numpy as np
+
+        try:
+            first = self._owner(address)
+        except AddressNotFoundError:
             return ()
-        ranges = self._cut()
-        start = self._records.st_value[index]
+        ranges = self._addresses.ranges
         low, high = (
-            ranges.addresses.searchsorted(start),
-            ranges.addresses.searchsorted(start, "right"),
+            ranges.addresses.searchsorted(np.uint64(first.address), side)
+            for side in ("left", "right")
         )
         found = map(self._symbol, ranges.order[low:high].tolist())
-        first = self._symbol(index)
         others = [s for s in found if s is not first]
         return (first, *(s for s in others if s.covers(address) or not s.size))
 
-    # -- inside
-
-    def _symbol(self, index: int) -> Symbol:
-        symbol = self._symbols.get(index)
-        if symbol is None:
-            symbol = self._symbols[index] = self._records.symbol(index)
+    def _owner(self, address: int) -> Symbol:
+        index = self._addresses.find(as_int(address))
+        if index < 0:
+            raise AddressNotFoundError(address)
+        symbol = self._symbol(index)
+        bounds = self._addresses.bounds
+        if bounds:
+            if len(self._owners) == 1:
+                self._owners = [None] * (len(bounds) + 1)
+            at = bisect_right(bounds, address) - 1
+            # What is beyond 64 bits lands behind the last bound: None stays there.
+            if at < len(bounds) - 1:
+                self._owners[at] = symbol
         return symbol
 
-    def _find(self, address: int) -> int:
-        # The index of the symbol that owns an address, or -1.
-        if self._lookups:
-            self._lookups -= 1
-            return self._find_in_spans(address)
-        if self._pages is None:
-            self._pages = self._paginate()
-        page = self._pages.get(address >> _PAGE_SHIFT)
-        if page is not None:
-            return self._owners[bisect_right(self._bounds, address, *page) - 1]
-        if not 0 <= address <= _TOP:
-            return -1
-        return self._owners[bisect_right(self._bounds, address) - 1]
-
-    def _find_in_spans(self, address: int) -> int:
-        # In each linker file of a kernel image symbols are sorted and do not nest.
-        value, size = self._records.st_value, self._records.st_size
-        found, found_start = -1, -1
-        for low, high, first, end in self._spans:
-            if low <= address < high:
-                index = bisect_right(value, address, first, end) - 1
-                start = value[index]
-                if start > found_start and address - start < size[index]:
-                    found, found_start = bisect_left(value, start, first, index), start
-        return found
-
-    def _cut(self) -> Ranges:
-        if self._ranges is None:
-            from ksyms.ranges import image_ranges, symbol_ranges
-
-            records = self._records
-            self._ranges = (
-                image_ranges(records)
-                if isinstance(records, Image)
-                else symbol_ranges(records.st_value, records.st_size, records.groups)
+    def _symbol(self, index: int) -> Symbol:
+        symbol = self._symbols[index]
+        if symbol is None:
+            image = self._records
+            assert isinstance(image, Image)
+            info = image.st_info[index]
+            symbol = self._symbols[index] = Symbol(
+                image.name(index),
+                image.st_value[index],
+                image.st_size[index],
+                info & 15,
+                info >> 4,
+                image.nm_type(index),
+                image.module(index),
             )
-        return self._ranges
-
-    def _paginate(self) -> dict[int, tuple[int, int]]:
-        # The bounds that lie in each page, so that bisecting starts close.
-        import numpy as np
-
-        ranges = self._cut()
-        pages = ranges.bounds >> np.uint64(_PAGE_SHIFT)
-        first = np.flatnonzero(np.append(True, pages[1:] != pages[:-1]))
-        end = np.append(first[1:], len(pages))
-        owners = np.where(ranges.owners < 0, -1, ranges.order[ranges.owners])
-        self._bounds = array("Q", ranges.bounds.tobytes())
-        self._owners = array("q", owners.tobytes())
-        spans = zip(first.tolist(), end.tolist(), strict=True)
-        return dict(zip(pages[first].tolist(), spans, strict=True))
+        return symbol
 
 
-class _Memo(dict[int, "Symbolized | None"]):
+class _Memo(dict[int, Symbolized | None]):
     # What addresses gave, so that the same ones again cost a dict look-up.
     def __init__(self, table: SymbolTable) -> None:
         super().__init__()
         self._table = table
 
     def __missing__(self, address: int) -> Symbolized | None:
-        from ksyms.symbol import Symbolized
-
-        table = self._table
-        index = table._find(as_int(address))
-        found = Symbolized(address, table._symbol(index)) if index >= 0 else None
+        try:
+            found = self._table.symbolize(address)
+        except AddressNotFoundError:
+            found = None
         if len(self) >= _MEMO_SIZE:
             self.clear()
         self[address] = found
         return found
-
-
-class _Listed:
-    # Symbols given one by one, with the columns of an Image.
-    path = "<symbols>"
-    linker_files: tuple[LinkerFile, ...]
-
-    def __init__(self, symbols: Iterable[Symbol]) -> None:
-        self._symbols = tuple(symbols)
-        try:
-            self.st_value = array("Q", [s.address for s in self._symbols])
-            self.st_size = array("Q", [s.size for s in self._symbols])
-        except OverflowError as error:
-            raise ImageError(self.path, f"no address of 64 bits: {error}") from error
-        modules = dict.fromkeys(s.module for s in self._symbols)
-        number = {module: i for i, module in enumerate(modules)}
-        self.groups = [number[s.module] for s in self._symbols]
-        self.linker_files = tuple(LinkerFile(m or "kernel", 0, 0) for m in modules)
-        self._names: dict[str, list[int]] | None = None
-
-    def symbol(self, index: int) -> Symbol:
-        return self._symbols[index]
-
-    def name(self, index: int) -> str:
-        return self._symbols[index].name
-
-    def module(self, index: int) -> str | None:
-        return self._symbols[index].module
-
-    def find_name(self, name: str) -> list[int]:
-        if self._names is None:
-            self._names = {}
-            for i, symbol in enumerate(self._symbols):
-                self._names.setdefault(symbol.name, []).append(i)
-        return self._names.get(name, [])

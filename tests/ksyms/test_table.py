@@ -32,7 +32,6 @@ def test_an_address_is_named_as_the_kernel_does(
     table: SymbolTable, address: int, text: str
 ) -> None:
     assert str(table.symbolize(address)) == text
-    assert table.sprint(address) == text
 
 
 @pytest.mark.parametrize(
@@ -45,7 +44,6 @@ def test_an_address_outside_every_symbol_is_not_found(
         table.symbolize(address)
 
     assert error.value.address == address
-    assert table.sprint(address) is None
 
 
 def test_symbols_come_in_address_order_with_their_letters(table: SymbolTable) -> None:

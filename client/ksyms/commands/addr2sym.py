@@ -8,12 +8,14 @@ and answered as they come.
 from __future__ import annotations
 
 import sys
+from functools import cached_property
 
 from ksyms.address import AddressSyntaxError, parse_address
 from ksyms.errors import KsymsError
+from ksyms.image import Image, read_image
 from ksyms.options import add_json_lines
 from ksyms.sprint import sprint_symbol
-from ksyms.table import load
+from ksyms.symbolizer import Symbolizer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,7 +63,7 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Answer args.addresses, or standard input, and return the exit code."""
-    answers = _Answers(load(args.ksyms), args)
+    answers = _Answers(read_image(args.ksyms), args)
     if args.json or args.json_lines:
         from ksyms.output import print_records
 
@@ -75,17 +77,25 @@ def run(args: Namespace) -> int:
 
 class _Answers:
     # What addr2sym says to each word, and how well that went in all.
-    def __init__(self, table: SymbolTable, args: Namespace) -> None:
+    def __init__(self, image: Image, args: Namespace) -> None:
         self.status = 0
-        self._table = table
+        self._image = image
+        self._symbolizer = Symbolizer(image)
         self._words: Sequence[str] = args.addresses
         self._show: bool = args.show
         self._all: bool = args.all
         self._back: bool = args.return_address
 
+    @cached_property
+    def _table(self) -> SymbolTable:
+        # Its import takes longer than most answers, which do without.
+        from ksyms.table import SymbolTable
+
+        return SymbolTable.of_image(self._image)
+
     def _address(self, word: str) -> int | None:
         try:
-            return parse_address(word, self._table)
+            return parse_address(word, lambda: self._table)
         except KsymsError as error:
             print(f"ksyms: {error}", file=sys.stderr)
             wrong = 2 if isinstance(error, AddressSyntaxError) else 1
@@ -103,7 +113,7 @@ class _Answers:
                 for s in self._symbols(address)
             ]
         else:
-            line = self._table.sprint(address, return_address=self._back)
+            line = self._symbolizer.sprint(address, return_address=self._back)
             lines = [line] if line else []
         if not lines:
             self.status = max(self.status, 1)

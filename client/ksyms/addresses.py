@@ -1,0 +1,110 @@
+"""Which symbol of a table owns an address: bisection in place, later in an index."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left, bisect_right
+
+from ksyms.image import Image
+from ksyms.listed import ListedSymbols
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ksyms.ranges import Ranges
+
+# After so many addresses one by one, cutting up the whole address space pays.
+_FIRST_ADDRESSES = 4096
+# More stretches of symbols than that are not looked through one by one.
+_MOST_RUNS = 512
+
+PAGE_SHIFT = 12
+_TOP = 0xFFFFFFFFFFFFFFFF
+
+
+class AddressIndex:
+    """Address -> index of the symbol in its table.
+
+    A kernel image answers the first thousands of questions as it lies there: in each
+    linker file symbols are sorted and do not nest, which is bisected. For more than
+    that, and for tables of others, ksyms.ranges works the answers out beforehand.
+    """
+
+    def __init__(self, records: Image | ListedSymbols) -> None:
+        self._records = records
+        self._ranges: Ranges | None = None
+        self._left = _FIRST_ADDRESSES
+        self._runs: list[tuple[int, int, int, int]] = []
+        # Set once the address space is cut up: its bounds, whose symbol owns what
+        # follows each (-1: nobody's), and which of them lie in a page.
+        self.bounds, self._owners = array("Q"), array("q")
+        self.whole = (0, 0)
+        no_pages: dict[int, tuple[int, int]] = {}
+        self.span_of: Callable[[int], tuple[int, int] | None] = no_pages.get
+        if (
+            isinstance(records, Image)
+            and records.has_linker_files
+            and len(records.run_starts) <= _MOST_RUNS
+        ):
+            value, size = records.st_value, records.st_size
+            self._runs = [
+                (value[start], value[end - 1] + size[end - 1], start, end)
+                for start, end, _ in records.runs
+                if end > start
+            ]
+        else:
+            self._left = 0
+
+    @property
+    def ranges(self) -> Ranges:
+        """The address space, cut into who owns what."""
+        if self._ranges is None:
+            from ksyms.ranges import image_ranges, symbol_ranges
+
+            records = self._records
+            self._ranges = (
+                image_ranges(records)
+                if isinstance(records, Image)
+                else symbol_ranges(records.st_value, records.st_size, records.groups)
+            )
+        return self._ranges
+
+    def find(self, address: int) -> int:
+        """The index of the symbol that owns *address*, or -1."""
+        if self._left:
+            self._left -= 1
+            return self._find_in_runs(address)
+        if not self.bounds:
+            self._paginate()
+        low, high = self.span_of(address >> PAGE_SHIFT) or self.whole
+        if 0 <= address <= _TOP:
+            return self._owners[bisect_right(self.bounds, address, low, high) - 1]
+        return -1
+
+    def _find_in_runs(self, address: int) -> int:
+        value, size = self._records.st_value, self._records.st_size
+        found, found_start = -1, -1
+        for low, high, first, end in self._runs:
+            if low <= address < high:
+                index = bisect_right(value, address, first, end) - 1
+                start = value[index]
+                if start > found_start and address - start < size[index]:
+                    # The first of the symbols at that address.
+                    found, found_start = bisect_left(value, start, first, index), start
+        return found
+
+    def _paginate(self) -> None:
+        # With the bounds that lie in an address's page, bisecting starts close.
+        import numpy as np
+
+        ranges = self.ranges
+        page = ranges.bounds >> np.uint64(PAGE_SHIFT)
+        first = np.flatnonzero(np.append(True, page[1:] != page[:-1]))
+        spans = zip(first.tolist(), [*first[1:].tolist(), len(page)], strict=True)
+        self.span_of = dict(zip(page[first].tolist(), spans, strict=True)).get
+        self.bounds.frombytes(ranges.bounds.tobytes())
+        self.whole = (0, len(self.bounds))
+        owners = ranges.owners.copy()
+        owners[owners >= 0] = ranges.order[owners[owners >= 0]]
+        self._owners.frombytes(owners.tobytes())
