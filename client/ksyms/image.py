@@ -89,7 +89,7 @@ class Image:
         self._read_columns(symtab)
         self._find_linker_files()
         self._find_mapping_symbols()
-        self._letters: dict[tuple[int, int, int], str] = {}
+        self._letters: dict[int, str] = {}
         if self._is_restricted():
             raise RestrictedError(
                 f"{path}: every address is 0: the kernel hid them from whoever made the"
@@ -145,14 +145,16 @@ class Image:
             self.st_name, self.st_shndx = column("I", 0, 6), column("H", 3, 12)
             self.st_value, self.st_size = column("Q", 1, 3), column("Q", 2, 3)
             self.st_other = raw[5::24]
-            info = slice(start + 4, end, 24)
+            info, kinds = slice(start + 4, end, 24), raw.cast("I")[1::6]
         else:
             self.st_name, self.st_shndx = column("I", 0, 4), column("H", 7, 8)
             self.st_value, self.st_size = column("I", 1, 4), column("I", 2, 4)
             self.st_other = raw[13::16]
-            info = slice(start + 12, end, 16)
+            info, kinds = slice(start + 12, end, 16), raw.cast("I")[3::4]
         # A copy, since bytes can be searched: 0.2 ms for 120,000 symbols.
         self.st_info: bytes = self._data[info]
+        # st_info, st_other and st_shndx taken together, as they lie there.
+        self._kinds = kinds
 
     def _find_linker_files(self) -> None:
         # A ksymsfs image says where each linker file starts: an STT_FILE symbol with a
@@ -265,27 +267,55 @@ class Image:
 
     def nm_type(self, index: int) -> str:
         """The letter that nm(1), or the kernel's own table, gives a symbol."""
-        key = (self.st_info[index], self.st_other[index], self.st_shndx[index])
-        letter = self._letters.get(key)
+        kind = self._kinds[index]
+        letter = self._letters.get(kind)
         if letter is None:
             from ksyms.nm_type import elf_letter, kallsyms_letter
 
-            letter = self._letters[key] = (
-                kallsyms_letter(*key)
+            info, shndx = self.st_info[index], self.st_shndx[index]
+            letter = self._letters[kind] = (
+                kallsyms_letter(info, self.st_other[index], shndx)
                 if self.has_linker_files
-                else elf_letter(key[0], key[2], self.sections)
+                else elf_letter(info, shndx, self.sections)
             )
         return letter
+
+    # -- all of them
+
+    def names(self) -> list[str]:
+        """The names of all symbols; five times as fast as name() of each."""
+        start, end = self._strings, self._strings_end
+        strings = self._data[start:end]
+        if self._count and strings.isascii() and strings.count(b"\0") == self._count:
+            # A string for each: if they stand in the table's order, offsets cut them.
+            text = strings.decode("ascii")
+            starts = self.st_name.tolist()
+            ends = [*starts[1:], len(text) + 1]
+            names = [text[a : b - 1] for a, b in zip(starts, ends, strict=True)]
+            names[-1] = names[-1].rstrip("\0")
+            if "\0".join(names) + "\0" == text:
+                return names
+        return list(map(self.name, range(self._count)))
+
+    def nm_types(self) -> list[str]:
+        """The letters of all symbols."""
+        kinds = self._kinds.tolist()
+        letters = {
+            kind: self.nm_type(i)
+            for kind, i in dict(zip(kinds, range(self._count), strict=True)).items()
+        }
+        return list(map(letters.__getitem__, kinds))
+
+    def named_places(self) -> Iterator[tuple[int, str]]:
+        """The index and name of each symbol that names an address, in order."""
+        names = self.names()
+        for index in filter(self.is_place, range(self._count)):
+            yield index, names[index]
 
     @property
     def strings_size(self) -> int:
         """Bytes of the string table."""
         return self._strings_end - self._strings
-
-    def named_places(self) -> Iterator[tuple[int, str]]:
-        """The index and name of each symbol that names an address, in order."""
-        for index in filter(self.is_place, range(self._count)):
-            yield index, self.name(index)
 
     def find_string(self, string: bytes) -> Iterator[int]:
         """The offsets in the string table at which *string* stands."""

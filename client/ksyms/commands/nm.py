@@ -7,12 +7,11 @@ of which one must match.
 
 from __future__ import annotations
 
-import re
 import sys
-from fnmatch import translate
 
-from ksyms.elf import SHN_ABS, SHN_COMMON, SHN_UNDEF, STT_FILE, STT_SECTION
-from ksyms.image import Image, read_image
+from ksyms.elf import SHN_ABS, SHN_UNDEF, STT_FILE, STT_SECTION
+from ksyms.image import Image, indexes, read_image
+from ksyms.listing import Listing, nm_value
 from ksyms.options import add_json_lines
 
 TYPE_CHECKING = False
@@ -61,107 +60,80 @@ def configure(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """List the symbols that *args* ask for; 1 when there is none for a NAME."""
     image = read_image(args.ksyms)
-    shown = _ordered(image, _chosen(image, args), args)
+    names = image.names()
+    shown = _ordered(image, names, _chosen(image, names, args), args)
     if args.json or args.json_lines:
         from ksyms.output import print_records
 
-        print_records((_record(image, i) for i in shown), args)
+        print_records((_record(image, i, names[i]) for i in shown), args)
     else:
-        line = _line_format(image, args)
-        sys.stdout.writelines(map(line, shown))
+        listing = Listing(
+            image,
+            names,
+            radix=args.radix,
+            with_size=args.print_size,
+            size_for_value=args.size_sort and not args.print_size,
+        )
+        lines = getattr(listing, args.format.replace("-", "_"))
+        sys.stdout.write("".join(lines(shown)))
     return 1 if args.names and not shown else 0
 
 
-def _chosen(image: Image, args: Namespace) -> list[int]:
+def _chosen(image: Image, names: list[str], args: Namespace) -> list[int]:
     info, shndx, size = image.st_info, image.st_shndx, image.st_size
-    chosen = [
-        i
-        for i, type_and_bind in enumerate(info)
-        if type_and_bind & 15 not in (STT_SECTION, STT_FILE)
-        and (type_and_bind or shndx[i] or not image.is_null(i))
-    ]
+    hidden = {i for i in indexes(info, b"\0") if image.is_null(i)}
+    hidden |= image.mapping_symbols
+    for type_and_bind in set(info):
+        if type_and_bind & 15 in (STT_SECTION, STT_FILE):
+            hidden.update(indexes(info, bytes([type_and_bind])))
+    chosen = [i for i in range(len(image)) if i not in hidden]
     if args.extern_only:
         chosen = [i for i in chosen if info[i] >> 4 or shndx[i] == SHN_UNDEF]
     if args.size_sort:
         # As nm: neither undefined nor absolute symbols, nor those without a size.
         chosen = [i for i in chosen if size[i] and shndx[i] not in (SHN_UNDEF, SHN_ABS)]
     if args.names:
+        import re
+        from fnmatch import translate
+
         matches = re.compile("|".join(map(translate, args.names))).match
-        chosen = [i for i in chosen if matches(image.name(i))]
+        chosen = [i for i in chosen if matches(names[i])]
     return chosen
 
 
-def _ordered(image: Image, chosen: list[int], args: Namespace) -> list[int]:
-    if args.no_sort and not args.size_sort:
+def _ordered(
+    image: Image, names: list[str], chosen: list[int], args: Namespace
+) -> list[int]:
+    # By the bytes of names, whatever the locale. Ties keep the table's order, which in
+    # a kernel's is the kernel's own; in other files symbols of one address go by name.
+    back = args.reverse_sort
+    by_name: Callable[[int], str | bytes] = names.__getitem__
+    if not all(map(str.isascii, names)):
+        by_name = [n.encode("utf-8", "surrogateescape") for n in names].__getitem__
+    if args.size_sort:
+        # nm sorts by address before: what is equal in size and name stays so.
+        size, by_address = image.st_size, sorted(chosen, key=image.st_value.__getitem__)
+        return sorted(by_address, key=lambda i: (size[i], by_name(i)), reverse=back)
+    if args.no_sort:
         return chosen
+    if not args.numeric_sort:
+        return sorted(chosen, key=by_name, reverse=back)
+    if image.has_linker_files:
+        return sorted(chosen, key=image.st_value.__getitem__, reverse=back)
 
-    def by_name(i: int) -> bytes:
-        return image.name(i).encode("utf-8", "surrogateescape")
-
-    def by_address(i: int) -> tuple[bool, int, bytes]:
-        # Undefined symbols come first. Where the kernel gave an order to symbols of
-        # one address, it stays.
+    def by_value(i: int) -> tuple[bool, int, str | bytes]:
+        # Undefined symbols come first.
         defined = image.st_shndx[i] != SHN_UNDEF
-        value = _value(image, i) if defined else 0
-        return defined, value, b"" if image.has_linker_files else by_name(i)
+        return defined, nm_value(image, i) if defined else 0, by_name(i)
 
-    def by_size(i: int) -> tuple[int, bytes]:
-        return image.st_size[i], by_name(i)
-
-    key: Callable[[int], object] = (
-        by_size if args.size_sort else by_address if args.numeric_sort else by_name
-    )
-    return sorted(chosen, key=key, reverse=args.reverse_sort)  # type: ignore[arg-type]
+    return sorted(chosen, key=by_value, reverse=back)
 
 
-def _value(image: Image, index: int) -> int:
-    # The value of a common symbol is its alignment; nm prints its size.
-    if image.st_shndx[index] == SHN_COMMON:
-        return image.st_size[index]
-    return image.st_value[index]
-
-
-def _line_format(image: Image, args: Namespace) -> Callable[[int], str]:
-    digits = image.bits // 4
-
-    def number(value: int) -> str:
-        return f"{value:0{digits}{args.radix}}"
-
-    def address(i: int) -> str:
-        if image.st_shndx[i] == SHN_UNDEF:
-            return " " * digits
-        if args.size_sort and not args.print_size:
-            return number(image.st_size[i])
-        return number(_value(image, i))
-
-    def just_symbols(i: int) -> str:
-        return f"{image.name(i)}\n"
-
-    def posix(i: int) -> str:
-        text = f"{image.name(i)} {image.nm_type(i)} "
-        if image.st_shndx[i] == SHN_UNDEF:
-            return f"{text}        \n"
-        size = image.st_size[i]
-        value = f"{_value(image, i):{args.radix}}"
-        return f"{text}{value} {f'{size:{args.radix}}' if size else ''}\n"
-
-    def bsd(i: int) -> str:
-        size = image.st_size[i] if args.print_size else 0
-        module = image.module(i)
-        suffix = f"\t[{module}]" if module else ""
-        return (
-            f"{address(i)}{f' {number(size)}' if size else ''} {image.nm_type(i)}"
-            f" {image.name(i)}{suffix}\n"
-        )
-
-    return {"just-symbols": just_symbols, "posix": posix, "bsd": bsd}[args.format]
-
-
-def _record(image: Image, index: int) -> dict[str, object]:
+def _record(image: Image, index: int, name: str) -> dict[str, object]:
     undefined = image.st_shndx[index] == SHN_UNDEF
     return {
-        "name": image.name(index),
-        "address": None if undefined else f"{_value(image, index):#x}",
+        "name": name,
+        "address": None if undefined else f"{nm_value(image, index):#x}",
         "size": image.st_size[index],
         "type": image.nm_type(index),
         "module": image.module(index),
