@@ -42,7 +42,7 @@ def parse_address(text: str, table: Callable[[], SymbolTable]) -> int:
         distance = int(offset.partition("/")[0], 0)
     except ValueError:
         raise AddressSyntaxError(text) from None
-    if not name or distance < 0 or digits is not text:
+    if not name or distance < 0 or name[0].isdecimal():
         raise AddressSyntaxError(text)
     return (lookup_named(name, table()).address + distance) & 0xFFFFFFFFFFFFFFFF
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from array import array
 from bisect import bisect_left, bisect_right
 
 from ksyms.image import Image
-from ksyms.listed import ListedSymbols
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from ksyms.listed import ListedSymbols
     from ksyms.ranges import Ranges
 
 # After so many addresses one by one, cutting up the whole address space pays.
@@ -38,7 +37,8 @@ class AddressIndex:
         self._runs: list[tuple[int, int, int, int]] = []
         # Set once the address space is cut up: its bounds, whose symbol owns what
         # follows each (-1: nobody's), and which of them lie in a page.
-        self.bounds, self._owners = array("Q"), array("q")
+        self.bounds: Sequence[int] = ()
+        self._owners: Sequence[int] = ()
         self.whole = (0, 0)
         no_pages: dict[int, tuple[int, int]] = {}
         self.span_of: Callable[[int], tuple[int, int] | None] = no_pages.get
@@ -96,6 +96,8 @@ class AddressIndex:
 
     def _paginate(self) -> None:
         # With the bounds that lie in an address's page, bisecting starts close.
+        from array import array
+
         import numpy as np
 
         ranges = self.ranges
@@ -103,8 +105,8 @@ class AddressIndex:
         first = np.flatnonzero(np.append(True, page[1:] != page[:-1]))
         spans = zip(first.tolist(), [*first[1:].tolist(), len(page)], strict=True)
         self.span_of = dict(zip(page[first].tolist(), spans, strict=True)).get
-        self.bounds.frombytes(ranges.bounds.tobytes())
+        self.bounds = array("Q", ranges.bounds.tobytes())
         self.whole = (0, len(self.bounds))
         owners = ranges.owners.copy()
         owners[owners >= 0] = ranges.order[owners[owners >= 0]]
-        self._owners.frombytes(owners.tobytes())
+        self._owners = array("q", owners.tobytes())

@@ -8,15 +8,29 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from argparse import ArgumentParser, Namespace
     from collections.abc import Sequence
 
-# argparse.SUPPRESS: no attribute unless the option is given.
-SUPPRESS = "==SUPPRESS=="
+
+class Arguments:
+    """What was given on a command line: argparse's Namespace, without argparse."""
+
+    json: bool
+    pretty: bool
+    debug: bool
+    version: bool
+
+    def __init__(self, **values: object) -> None:
+        self.__dict__.update(values)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.__dict__
 
 
 class PlainArguments:
     """What add_argument() of argparse told, as far as plain command lines need it."""
+
+    SUPPRESS = "==SUPPRESS=="
+    """The default that sets no attribute."""
 
     def __init__(self) -> None:
         self._flags: dict[str, str] = {}
@@ -48,19 +62,14 @@ class PlainArguments:
                 self._values.update(dict.fromkeys(names, dest))
         else:
             self._is_plain = False
-        if default != SUPPRESS:
+        if default != self.SUPPRESS:
             self._defaults[dest] = default
 
     def add_argument_group(self, *_: object, **__: object) -> PlainArguments:
         """Groups matter to --help alone."""
         return self
 
-    def __getattr__(self, name: str) -> object:
-        # Subparsers and whatever else a command's parser is asked for.
-        self._is_plain = False
-        raise AttributeError(name)
-
-    def parse(self, argv: Sequence[str], namespace: Namespace) -> bool:
+    def parse(self, argv: Sequence[str], namespace: Arguments) -> bool:
         """Set the attributes of *namespace* as argparse would, and return True.
 
         False where *argv* is not plain: an abbreviation, a cluster, --option=value,
@@ -69,8 +78,8 @@ class PlainArguments:
         found: dict[str, object] = dict(self._defaults)
         words: list[str] = []
         last = -1
-        iterator = iter(enumerate(argv))
-        for at, word in iterator:
+        numbered = iter(enumerate(argv))
+        for at, word in numbered:
             if not word.startswith("-") or word == "-":
                 # argparse takes one stretch of words only.
                 if words and last != at - 1:
@@ -80,7 +89,7 @@ class PlainArguments:
             elif word in self._flags:
                 found[self._flags[word]] = True
             elif word in self._values:
-                _, value = next(iterator, (0, "-"))
+                value = next(numbered, (0, "-"))[1]
                 if value.startswith("-"):
                     return False
                 found[self._values[word]] = value
@@ -92,6 +101,6 @@ class PlainArguments:
             found[self._positional] = words
         elif words:
             return False
-        for name, value in found.items():
-            setattr(namespace, name, value)
+        for dest in found:
+            setattr(namespace, dest, found[dest])
         return True

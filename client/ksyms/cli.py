@@ -1,18 +1,23 @@
 """The ksyms command: finds the subcommand, runs it, turns errors into exit codes.
 
-Start-up time matters (addr2sym answers in the time of a bare interpreter plus
-argparse), so a command's module is imported only when it was chosen.
+Start-up time matters, since people call addr2sym in loops: a command's module is
+imported only when it was chosen, and argparse only for what is not plain.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from importlib import import_module
 
+from ksyms.arguments import Arguments, PlainArguments
 from ksyms.errors import KsymsError
 from ksyms.options import add_global_options
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import ArgumentParser
+    from types import ModuleType
 
 # A command NAME is the module ksyms.commands.NAME, with configure(parser) and
 # run(args) -> exit code; its docstring is the command's description.
@@ -50,15 +55,9 @@ def main(argv: list[str] | None = None) -> int:
         if command not in COMMANDS:
             return _without_command(command, rest)
         module = import_module(f"ksyms.commands.{command}")
-        parser = argparse.ArgumentParser(
-            prog=f"ksyms {command}",
-            description=module.__doc__,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        module.configure(parser)
-        add_global_options(parser)
-        args = parser.parse_args(rest, _defaults())
+        args = _parse(module, command, rest)
+        if args.version:
+            return _print_version()
         args.json |= args.pretty
         debug = args.debug
         status = int(module.run(args))
@@ -93,8 +92,44 @@ def split_command(argv: list[str]) -> tuple[str | None, list[str]]:
     return None, argv
 
 
-def _defaults() -> argparse.Namespace:
-    return argparse.Namespace(ksyms=None, json=False, pretty=False, debug=False)
+def _parse(module: ModuleType, command: str, rest: list[str]) -> Arguments:
+    args = Arguments(ksyms=None, json=False, pretty=False, debug=False, version=False)
+    plain = PlainArguments()
+    try:
+        module.configure(plain)
+        add_global_options(plain)
+        is_plain = plain.parse(rest, args)
+    except AttributeError:
+        # The command has subcommands, or something else that only argparse knows.
+        is_plain = False
+    if not is_plain:
+        parser = _argparse_parser(f"ksyms {command}", module.__doc__)
+        module.configure(parser)
+        add_global_options(parser)
+        parser.parse_args(rest, args)
+    return args
+
+
+def _argparse_parser(prog: str, description: str | None) -> ArgumentParser:
+    import argparse
+
+    return argparse.ArgumentParser(
+        prog=prog,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def _print_version() -> int:
+    # Reading the metadata of the distribution takes 60 ms.
+    from importlib import metadata
+
+    try:
+        print("ksyms", metadata.version("ksymsfs"))
+    except metadata.PackageNotFoundError:
+        print("ksyms, not installed")
+    return 0
 
 
 def _message(error: Exception) -> str:
@@ -109,19 +144,19 @@ def _without_command(command: str | None, rest: list[str]) -> int:
         return main([rest[0], "--help"])
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {COMMANDS[name]}" for name in sorted(COMMANDS)]
-    parser = argparse.ArgumentParser(
-        prog="ksyms",
-        usage="ksyms [-k FILE] [-j [-p]] [-d] [-V] COMMAND ...",
-        description="Ask a ksyms image for symbols.\n\ncommands:\n" + "\n".join(lines),
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    parser = _argparse_parser(
+        "ksyms", "Ask a ksyms image for symbols.\n\ncommands:\n" + "\n".join(lines)
     )
+    parser.usage = "ksyms [-k FILE] [-j [-p]] [-d] [-V] COMMAND ..."
+    parser.epilog = _EXAMPLES
     add_global_options(parser)
     if command == "help":
         parser.print_help()
         return 0
     if command is None:
-        parser.parse_args(rest, _defaults())
+        args = Arguments(version=False)
+        parser.parse_args(rest, args)
+        if args.version:
+            return _print_version()
         parser.error("no command: choose from " + ", ".join(sorted(COMMANDS)))
     parser.error(f"no command {command!r}: choose from " + ", ".join(sorted(COMMANDS)))

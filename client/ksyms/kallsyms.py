@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, Self
 
 from ksyms.image import Image
+from ksyms.names import NameIndex
 
 # fscanf("%llx %c %499s%*[^\n]\n"): white space between the fields may be any, even
 # none, and may span lines. No quantifier of a group is possessive: Python < 3.11.5
@@ -189,6 +190,7 @@ class KallsymsImage:
         zeros; *path* is for messages.
         """
         self._image = Image(data, path)
+        self._names = NameIndex(self._image)
         self._data = data
         self._promoted: dict[str, list[str]] | None = None
 
@@ -207,7 +209,7 @@ class KallsymsImage:
         found = {
             (index, full)
             for full in (name, *self._promoted.get(name, ()))
-            for index in image.find_name(full)
+            for index in self._names.find(full)
             if (full == name) != (_SUFFIX in full and image.nm_type(index) == "d")
         }
         return tuple(

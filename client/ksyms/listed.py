@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from array import array
 
 from ksyms.errors import ImageError
 from ksyms.image import LinkerFile
@@ -21,6 +20,8 @@ class ListedSymbols:
     path = "<symbols>"
 
     def __init__(self, symbols: Iterable[Symbol]) -> None:
+        from array import array
+
         self.symbols = tuple(symbols)
         try:
             self.st_value = array("Q", [s.address for s in self.symbols])

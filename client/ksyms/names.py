@@ -6,7 +6,10 @@ import sys
 
 from ksyms.errors import ImageError
 from ksyms.image import Image, indexes
-from ksyms.listed import ListedSymbols
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ksyms.listed import ListedSymbols
 
 # So many names are searched for, each in 1 ms, before the index is made in 50 ms; and
 # so many places of a name among the strings are looked at in one search.

@@ -8,7 +8,6 @@ and answered as they come.
 from __future__ import annotations
 
 import sys
-from functools import cached_property
 
 from ksyms.address import AddressSyntaxError, parse_address
 from ksyms.errors import KsymsError
@@ -80,22 +79,24 @@ class _Answers:
     def __init__(self, image: Image, args: Namespace) -> None:
         self.status = 0
         self._image = image
+        self._full_table: SymbolTable | None = None
         self._symbolizer = Symbolizer(image)
         self._words: Sequence[str] = args.addresses
         self._show: bool = args.show
         self._all: bool = args.all
         self._back: bool = args.return_address
 
-    @cached_property
     def _table(self) -> SymbolTable:
-        # Its import takes longer than most answers, which do without.
-        from ksyms.table import SymbolTable
+        # For names and for records: its import takes longer than most answers.
+        if self._full_table is None:
+            from ksyms.table import SymbolTable
 
-        return SymbolTable.of_image(self._image)
+            self._full_table = SymbolTable.of_image(self._image)
+        return self._full_table
 
     def _address(self, word: str) -> int | None:
         try:
-            return parse_address(word, lambda: self._table)
+            return parse_address(word, self._table)
         except KsymsError as error:
             print(f"ksyms: {error}", file=sys.stderr)
             wrong = 2 if isinstance(error, AddressSyntaxError) else 1
@@ -136,8 +137,8 @@ class _Answers:
         if self._back:
             address -= 1
         if self._all:
-            return self._table.aliases(address)
-        (found,) = self._table.symbolize_all((address,))
+            return self._table().aliases(address)
+        (found,) = self._table().symbolize_all((address,))
         return (found.symbol,) if found else ()
 
 

@@ -11,7 +11,7 @@ import sys
 
 from ksyms.elf import SHN_ABS, SHN_UNDEF, STT_FILE, STT_SECTION
 from ksyms.image import Image, indexes, read_image
-from ksyms.listing import Listing, nm_value
+from ksyms.listing import bsd_lines, nm_value, posix_lines, symbol_record
 from ksyms.options import add_json_lines
 
 TYPE_CHECKING = False
@@ -65,18 +65,29 @@ def run(args: Namespace) -> int:
     if args.json or args.json_lines:
         from ksyms.output import print_records
 
-        print_records((_record(image, i, names[i]) for i in shown), args)
+        print_records((symbol_record(image, i, names[i]) for i in shown), args)
     else:
-        listing = Listing(
-            image,
-            names,
-            radix=args.radix,
-            with_size=args.print_size,
-            size_for_value=args.size_sort and not args.print_size,
-        )
-        lines = getattr(listing, args.format.replace("-", "_"))
-        sys.stdout.write("".join(lines(shown)))
+        lines = _lines(image, names, shown, args)
+        sys.stdout.write("\n".join(lines))
+        sys.stdout.write("\n" if lines else "")
     return 1 if args.names and not shown else 0
+
+
+def _lines(
+    image: Image, names: list[str], shown: list[int], args: Namespace
+) -> list[str]:
+    if args.format == "just-symbols":
+        return [names[i] for i in shown]
+    if args.format == "posix":
+        return posix_lines(image, names, shown, args.radix)
+    return bsd_lines(
+        image,
+        names,
+        shown,
+        radix=args.radix,
+        with_size=args.print_size,
+        size_for_value=args.size_sort and not args.print_size,
+    )
 
 
 def _chosen(image: Image, names: list[str], args: Namespace) -> list[int]:
@@ -108,7 +119,7 @@ def _ordered(
     # a kernel's is the kernel's own; in other files symbols of one address go by name.
     back = args.reverse_sort
     by_name: Callable[[int], str | bytes] = names.__getitem__
-    if not all(map(str.isascii, names)):
+    if not image.has_ascii_names:
         by_name = [n.encode("utf-8", "surrogateescape") for n in names].__getitem__
     if args.size_sort:
         # nm sorts by address before: what is equal in size and name stays so.
@@ -127,14 +138,3 @@ def _ordered(
         return defined, nm_value(image, i) if defined else 0, by_name(i)
 
     return sorted(chosen, key=by_value, reverse=back)
-
-
-def _record(image: Image, index: int, name: str) -> dict[str, object]:
-    undefined = image.st_shndx[index] == SHN_UNDEF
-    return {
-        "name": name,
-        "address": None if undefined else f"{nm_value(image, index):#x}",
-        "size": image.st_size[index],
-        "type": image.nm_type(index),
-        "module": image.module(index),
-    }

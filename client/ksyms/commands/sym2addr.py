@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import sys
 
+from ksyms.image import Image, read_image
+from ksyms.listing import bsd_lines, symbol_record
+from ksyms.names import NameIndex
 from ksyms.options import add_json_lines
-from ksyms.table import load
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
     from collections.abc import Iterator
-
-    from ksyms.symbol import Symbol
-    from ksyms.table import SymbolTable
 
 _EPILOG = """\
 --json prints a list of {"name", "address", "size", "type", "module"}: address is
@@ -39,13 +38,14 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Answer args.names and return the exit code."""
-    table = load(args.ksyms)
+    image = read_image(args.ksyms)
+    index = NameIndex(image)
     status = 0
 
-    def found() -> Iterator[tuple[str, tuple[Symbol, ...]]]:
+    def found() -> Iterator[tuple[str, list[int]]]:
         nonlocal status
         for name in args.names:
-            symbols = lookup_all_named(name, table)
+            symbols = _lookup(image, index, name)
             if not symbols:
                 print(f"ksyms: symbol {name!r} not found", file=sys.stderr)
                 status = 1
@@ -54,32 +54,29 @@ def run(args: Namespace) -> int:
     if args.json or args.json_lines:
         from ksyms.output import print_records
 
-        print_records((r for answer in found() for r in _records(*answer)), args)
+        print_records((r for answer in found() for r in _records(image, *answer)), args)
     else:
         for _, symbols in found():
-            for s in symbols:
-                module = f"\t[{s.module}]" if s.module else ""
-                print(f"{s.address:016x} {s.size:016x} {s.nm_type} {s.name}{module}")
+            names = {i: image.name(i) for i in symbols}
+            for line in bsd_lines(image, names, symbols, with_size=True):
+                print(line)
     return status
 
 
-def lookup_all_named(text: str, table: SymbolTable) -> tuple[Symbol, ...]:
-    """All symbols that ``name`` or ``module:name`` means."""
-    found = table.lookup_all(text)
-    if not found and ":" in text:
-        module, _, name = text.partition(":")
-        found = table.lookup_all(name, module=module)
-    return found
+def _lookup(image: Image, index: NameIndex, text: str) -> list[int]:
+    # A name may have a colon of its own: only what is none is module:name.
+    found = index.find(text)
+    module, colon, name = text.partition(":")
+    if found or not colon:
+        return found
+    wanted = None if module == "kernel" else module
+    return [i for i in index.find(name) if image.module(i) == wanted]
 
 
-def _records(name: str, symbols: tuple[Symbol, ...]) -> Iterator[dict[str, object]]:
+def _records(
+    image: Image, name: str, symbols: list[int]
+) -> Iterator[dict[str, object]]:
     if not symbols:
         yield {"name": name, "address": None}
-    for s in symbols:
-        yield {
-            "name": s.name,
-            "address": f"{s.address:#x}",
-            "size": s.size,
-            "type": s.nm_type,
-            "module": s.module,
-        }
+    for i in symbols:
+        yield symbol_record(image, i, image.name(i))
