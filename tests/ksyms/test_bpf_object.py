@@ -81,6 +81,26 @@ def test_kconfig_externs_come_first_and_are_recognised() -> None:
     ]
 
 
+def test_a_kconfig_extern_is_a_bool_an_integer_a_tristate_or_a_string() -> None:
+    found = load_extra("kconfig.o")
+
+    assert {e.name for e in found.externs} == {
+        "CONFIG_BOOL",
+        "CONFIG_LONG",
+        "CONFIG_STRING",
+        "CONFIG_TRISTATE",
+    }
+    assert set(found.failures) == {
+        Failure(
+            "-EINVAL", "failed to resolve size of extern (kcfg) 'CONFIG_VOID': -22"
+        ),
+        *(
+            Failure("-ENOTSUP", f"extern (kcfg) '{name}': type is unsupported")
+            for name in ("CONFIG_STRUCT", "CONFIG_ENUM", "CONFIG_INTS", "CONFIG_WIDE")
+        ),
+    }
+
+
 @pytest.mark.parametrize(
     ("name", "essential"),
     [

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from ksyms import KsymsError
 from ksyms.bpf.instruction import Instruction
 from ksyms.bpf.object import BpfObject
 from ksyms.btf_types import Kind
 from ksyms.kernel import Kernel
+from ksyms.report.records import resolution_record
+from ksyms.report.text import resolution_text
 from ksyms.resolution import Resolution, ResolvedExtern, resolve
 from tests.ksyms import bpf_cases
 from tests.ksyms.btf_writer import BtfWriter
@@ -289,3 +295,47 @@ def test_a_weak_variable_of_another_type_fails_all_the_same() -> None:
         "extern (var ksym) 'runqueues': incompatible types, expected [3] int int, "
         "but kernel has [1] struct rq"
     )
+
+
+def functions() -> bytes:
+    """Types that s29_many.o and s20_typed_and_typeless.o ask for, in a few bytes."""
+    writer = BtfWriter()
+    task = writer.pointer(writer.composite("task_struct", 8, ("pid", 3, 0)))
+    integer = writer.integer()
+    writer.func("bpf_task_acquire", writer.proto(task, ("p", task)))
+    release = writer.func("bpf_task_release", writer.proto(0, ("p", task)))
+    writer.add(Kind.DECL_TAG, "bpf_kfunc", value=release, words=[-1])
+    writer.var("runqueues", writer.composite("rq", 8, ("x", integer, 0)))
+    writer.var("schedule", integer)
+    return writer.to_bytes()
+
+
+def test_the_small_kernel_has_what_the_objects_ask_for() -> None:
+    kernel = made_up_kernel(TEXT, functions())
+
+    assert run("s20_typed_and_typeless.o", kernel).is_ok
+    assert run("s12_func_ok.o", kernel).is_ok
+
+
+TEXT = b"1000 T schedule\n2000 t vprintk\n3000 d kfree.llvm.1\n"
+
+
+@settings(max_examples=300, derandomize=True, deadline=None)
+@given(st.data())
+def test_a_spoiled_kernel_gives_a_resolution_or_our_error(data: st.DataObject) -> None:
+    btf, text = bytearray(functions()), bytearray(TEXT)
+    for spoiled in (btf, text):
+        for _ in range(data.draw(st.integers(0, 5))):
+            at = data.draw(st.integers(0, len(spoiled) - 1))
+            spoiled[at] = data.draw(st.integers(0, 255))
+    names = ["s29_many.o", "s20_typed_and_typeless.o", "s14e_func_int_width.o"]
+    obj = load(data.draw(st.sampled_from(names)))
+    try:
+        kernel = made_up_kernel(bytes(text), bytes(btf))
+        answer = resolve(obj, kernel)
+    except KsymsError:
+        return
+    assert (answer.result == "ok") == (answer.error is None)
+    assert resolve(obj, kernel) == answer
+    json.dumps(resolution_record(answer))
+    assert list(resolution_text(answer))

@@ -130,6 +130,8 @@ def _extern(
                 "-ENOTSUP",
                 f"extern function {name} is unsupported under {KCONFIG} section",
             )
+        if (failure := _kconfig_failure(btf, name, found.type_id)) is not None:
+            return failure
         kind = "kconfig"
         type_id = found.type_id
     elif section.name == KSYMS:
@@ -140,6 +142,30 @@ def _extern(
     return Extern(
         name, kind, symbol.binding == STB_WEAK, found.id, type_id, symbol.number
     )
+
+
+# find_kcfg_type(): a bool, an integer, a tristate, or a string.
+def _kconfig_failure(btf: Btf, name: str, type_id: int) -> Failure | None:
+    if not btf.size_of(type_id):
+        text = f"failed to resolve size of extern (kcfg) '{name}': -22"
+        return Failure("-EINVAL", text)
+    type = btf.skip_modifiers(type_id)
+    if type.kind is Kind.ARRAY:
+        array = btf.array(type)
+        type = btf.skip_modifiers(array.type_id)
+        known = array.nelems > 0 and type.kind is Kind.INT and type.size == 1
+        known = known and not btf.encoding(type).is_bool
+    elif type.kind is Kind.INT:
+        sizes = (1,) if btf.encoding(type).is_bool else (1, 2, 4, 8)
+        known = type.size in sizes
+    else:
+        is_enum = type.kind is Kind.ENUM64 or (
+            type.kind is Kind.ENUM and type.size == 4
+        )
+        known = is_enum and type.name == "libbpf_tristate"
+    if known:
+        return None
+    return Failure("-ENOTSUP", f"extern (kcfg) '{name}': type is unsupported")
 
 
 # find_extern_btf_id(): the first VAR or FUNC of that name decides.
