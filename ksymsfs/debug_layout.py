@@ -31,6 +31,7 @@ from ksymsfs.elf import (
     SymArray,
     st_info,
 )
+from ksymsfs.image import string_size
 from ksymsfs.linker import ImageSection, LinkerFile, with_linker_file_symbol
 
 _PLACES = {
@@ -61,14 +62,11 @@ class _Range(NamedTuple):
 def build_debug_image(files: Sequence[LinkerFile], fmt: ElfFormat) -> bytes:
     """The image of *files*, for tools that want a whole ELF file.
 
-    Raises ValueError where the string tables exceed what st_name can address.
+    Raises ImageTooLargeError where st_name cannot address the string tables.
     """
     described = [with_linker_file_symbol(file, fmt) for file in files]
     offsets = [0, *accumulate(len(file.strtab) for file in described)]
-    if offsets[-1] > 0xFFFFFFFF:
-        raise ValueError(
-            f"string tables of {offsets[-1]} bytes exceed what st_name holds"
-        )
+    string_size(described)
     strtab = b"".join(file.strtab for file in described)
     # Without the null symbols; the linker-file symbols are the first now.
     tables = [file.symtab[1:].copy() for file in described]

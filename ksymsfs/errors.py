@@ -59,15 +59,21 @@ class SnapshotError(KsymsFSError, OSError):
 
 
 class ImageTooLargeError(KsymsFSError, MemoryError):
-    """An image of *size* bytes exceeds the bound of *limit* (ksyms(4): ENOMEM)."""
+    """An image, or a part of one, exceeds its bound (ksyms(4): ENOMEM).
 
-    def __init__(self, size: int, limit: int) -> None:
+    *size* and *limit* are bytes, of *part*; the bound of the whole can be changed.
+    """
+
+    def __init__(self, size: int, limit: int, part: str = "") -> None:
         super().__init__(
-            f"an image of {size} bytes exceeds the limit of {limit}; "
+            f"{part} of {size} bytes exceed what an image can have, {limit}"
+            if part
+            else f"an image of {size} bytes exceeds the limit of {limit}; "
             "raise it with --max-image"
         )
         self.size = size
         self.limit = limit
+        self.part = part
 
 
 class RefusedError(KsymsFSError, OSError):

@@ -26,6 +26,7 @@ from ksymsfs.elf import (
     ElfFormat,
     SymArray,
 )
+from ksymsfs.errors import ImageTooLargeError
 from ksymsfs.image import SHSTRTAB, header_size
 from ksymsfs.linker import (
     ImageSection,
@@ -38,7 +39,7 @@ from ksymsfs.linker import (
 _Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 # Names that share their tails in a file do not share them here.
-MAX_STRINGS = 512 << 20
+MAX_NAMES = 512 << 20
 _CHUNK = 1 << 16
 
 
@@ -46,7 +47,7 @@ def build_illumos_image(files: Sequence[LinkerFile], fmt: ElfFormat) -> bytes:
     """The image of *files* as illumos lays it out.
 
     The linker-file symbols stay out: nothing would tell which of the non-local symbols
-    are theirs. Raises ValueError where the strings exceed `MAX_STRINGS`.
+    are theirs. Raises ImageTooLargeError where the names exceed `MAX_NAMES`.
     """
     tables: list[SymArray] = []
     strings = [b"\0"]
@@ -56,8 +57,8 @@ def build_illumos_image(files: Sequence[LinkerFile], fmt: ElfFormat) -> bytes:
         tables.append(symtab.copy())
         strings += _strings(file, symtab)
     offsets = list(accumulate(map(len, strings)))
-    if offsets[-1] > MAX_STRINGS:
-        raise ValueError(f"the names of all symbols take {offsets[-1]} bytes")
+    if offsets[-1] > MAX_NAMES:
+        raise ImageTooLargeError(offsets[-1], MAX_NAMES, "the names of all symbols")
     _rename(tables, strings)
     locals_: list[SymArray] = [np.zeros(1, fmt.sym_dtype)]
     others: list[SymArray] = []
@@ -75,8 +76,8 @@ def _strings(file: LinkerFile, symtab: SymArray) -> list[bytes]:
     # The names of the symbols, each with its NUL, in pieces.
     text = np.frombuffer(file.strtab, np.uint8)
     lengths = name_lengths(file.strtab, symtab["st_name"]) + 1
-    if int(lengths.sum()) > MAX_STRINGS:
-        raise ValueError(f"the names of {file.name} take {lengths.sum()} bytes")
+    if (total := int(lengths.sum())) > MAX_NAMES:
+        raise ImageTooLargeError(total, MAX_NAMES, f"the names of {file.name}")
     pieces = []
     first = 0
     ends = np.cumsum(lengths)

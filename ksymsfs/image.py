@@ -20,7 +20,10 @@ from ksymsfs.elf import (
     SHT,
     ElfFormat,
 )
+from ksymsfs.errors import ImageTooLargeError
 from ksymsfs.linker import LinkerFile
+
+MAX_STRINGS = 0xFFFFFFFF
 
 # The implicit NUL of the C initialiser is part of the 28 bytes.
 SHSTRTAB = b"\0.symtab\0.strtab\0.shstrtab\0\0"
@@ -30,6 +33,17 @@ def header_size(fmt: ElfFormat) -> int:
     """sizeof(struct ksyms_hdr), the offset of .symtab: 464 in ELF64, 304 in ELF32."""
     size = fmt.ehsize + 2 * fmt.phentsize + 4 * fmt.shentsize + len(SHSTRTAB)
     return -(-size // fmt.wordsize) * fmt.wordsize
+
+
+def string_size(files: Sequence[LinkerFile]) -> int:
+    """The bytes of all string tables of *files*.
+
+    Raises ImageTooLargeError where they exceed the 4 GiB that st_name can address.
+    """
+    size = sum(len(file.strtab) for file in files)
+    if size > MAX_STRINGS:
+        raise ImageTooLargeError(size, MAX_STRINGS, "string tables")
+    return size
 
 
 def image_size(files: Sequence[LinkerFile], fmt: ElfFormat) -> int:
@@ -83,13 +97,11 @@ def build_image(files: Sequence[LinkerFile], fmt: ElfFormat) -> bytes:
     """The image of *files*, in their order.
 
     Each file's tables are copied whole, with st_name moved up by the bytes of string
-    table that precede its own (ksyms_add). Raises ValueError where the string tables
-    exceed the 4 GiB that st_name can address.
+    table that precede its own (ksyms_add). Raises ImageTooLargeError as `string_size`
+    does.
     """
     symsize = sum(len(f.symtab) for f in files) * fmt.symentsize
-    strsize = sum(len(f.strtab) for f in files)
-    if strsize > 0xFFFFFFFF:
-        raise ValueError(f"string tables of {strsize} bytes exceed what st_name holds")
+    strsize = string_size(files)
     symoff = header_size(fmt)
     image = bytearray(symoff + symsize + strsize)
     image[:symoff] = image_header(fmt, symsize, strsize)

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ksymsfs.elf import SHN, STB, STT, ElfFormat, SymArray, st_info
+from ksymsfs.errors import SourceError
 
 SectionArray: TypeAlias = np.ndarray[Any, np.dtype[np.uint16]]
 """A section number a symbol."""
@@ -59,13 +60,18 @@ def linker_file_symbol(
     STT_FILE, STB_LOCAL, SHN_ABS, as for a source file, but with st_value = load
     address and st_size = size in memory. The size is never 0, which is what tells it
     from an ordinary STT_FILE symbol; readers such as lockstat skip the type.
+    Raises SourceError for a range that no address space has.
     """
+    if not 0 <= address <= address + size <= 1 << fmt.bits:
+        raise SourceError(
+            "linker file", f"{size:#x} bytes at {address:#x} do not fit {fmt.bits} bits"
+        )
     sym = np.zeros(1, fmt.sym_dtype)
     sym["st_name"] = st_name
     sym["st_info"] = st_info(STB.LOCAL, STT.FILE)
     sym["st_shndx"] = SHN.ABS
     sym["st_value"] = address
-    sym["st_size"] = max(size, 1)
+    sym["st_size"] = min(max(size, 1), (1 << fmt.bits) - 1)
     return sym
 
 

@@ -32,7 +32,8 @@ from ksymsfs.elf import (
     ElfFormat,
     SymArray,
 )
-from ksymsfs.errors import RefusedError, SourceError
+from ksymsfs.errors import ImageTooLargeError, RefusedError, SourceError
+from ksymsfs.image import string_size
 from ksymsfs.ioctl import READ, WRITE, Ioctl
 from ksymsfs.linker import LinkerFile, name_lengths, name_offsets
 from ksymsfs.sources.objectfile import parse_object
@@ -48,18 +49,16 @@ _NAMES = [".note.netbsd.ident", ".symtab", ".strtab", ".shstrtab", ".bss", ".SUN
 _SHSTRTAB = (b"\0" + b"".join(n.encode() + b"\0" for n in _NAMES)).ljust(64, b"\0")
 
 # Sorting wants the names one by one. Real ones share few tails, if any.
-MAX_STRINGS = 512 << 20
+MAX_NAMES = 512 << 20
 
 
 def build_netbsd_image(files: Sequence[LinkerFile], fmt: ElfFormat) -> bytes:
     """The image of *files* as NetBSD lays it out, without CTF.
 
-    Raises SourceError when there are no symbols (ksyms(4): ENXIO), and ValueError where
-    the names cannot be sorted or addressed.
+    Raises SourceError when there are no symbols (ksyms(4): ENXIO), ImageTooLargeError
+    where the names cannot be sorted or addressed.
     """
-    strsize = sum(len(file.strtab) for file in files)
-    if strsize > 0xFFFFFFFF:
-        raise ValueError(f"string tables of {strsize} bytes exceed what st_name holds")
+    strsize = string_size(files)
     tables = []
     stroff = 0
     for file in files:
@@ -94,8 +93,8 @@ def _sorted(symtab: SymArray, file: LinkerFile) -> SymArray:
     # Globals first, then the rest; within each by name, as strcmp(3) has it.
     starts = symtab["st_name"].astype(np.int64)
     lengths = name_lengths(file.strtab, starts)
-    if int(lengths.sum()) > MAX_STRINGS:
-        raise ValueError(f"the names of {file.name} take {lengths.sum()} bytes")
+    if (total := int(lengths.sum())) > MAX_NAMES:
+        raise ImageTooLargeError(total, MAX_NAMES, f"the names of {file.name}")
     strtab = file.strtab
     names = [
         strtab[start:end]

@@ -46,6 +46,7 @@ def kernel_linker_file(kernel: ObjectFile, relocation: int = 0) -> LinkerFile:
     symtab = kernel.symtab.copy()
     _move(symtab["st_value"], relocation, kernel.format)
     start, end = _bounds(kernel)
+    kernel.check_fit(start + relocation, end - start)
     return LinkerFile(
         "kernel",
         start + relocation,
@@ -143,8 +144,7 @@ def _lay_out(
         cursor += section.size
     if not loaded:
         raise module.error("has nothing to load")
-    if cursor > 1 << module.format.bits:
-        raise module.error(f"does not fit at {address:#x}: it ends at {cursor:#x}")
+    module.check_fit(address, cursor - address)
     return _Layout(loaded, address, cursor)
 
 
@@ -225,6 +225,7 @@ def _shared(module: ObjectFile, address: int, size: int | None) -> LinkerFile:
     # The symbols move by the address itself: a module is linked at 0.
     start, end = _bounds(module)
     sizes = [-(-end // page) * page - start // page * page for page in _PAGES]
+    module.check_fit(address, sizes[0])
     # The boot loader counts the tables that it loads, too.
     preloaded = end - start + module.symtab.nbytes + len(module.strtab)
     if size is not None and size not in sizes and size < preloaded:
@@ -257,6 +258,4 @@ def _bounds(file: ObjectFile) -> tuple[int, int]:
         raise file.error("has nothing to load")
     start = min(address for address, _ in parts) // PAGE * PAGE
     end = max(address + size for address, size in parts)
-    if end > 1 << file.format.bits:
-        raise file.error(f"ends beyond the address space, at {end:#x}")
     return start, end

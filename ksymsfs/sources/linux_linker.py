@@ -76,8 +76,7 @@ def module_linker_file(
         address = sections.get(section.name)
         if address is None:
             continue
-        if address + section.size > 1 << module.format.bits:
-            raise module.error(f"{section.name} does not fit at {address:#x}")
+        module.check_fit(address, section.size)
         addresses[number] = address
         known[number] = True
         size += section.size
@@ -135,7 +134,8 @@ def _kernel_range(
     if not parts:
         raise kernel.error("has nothing to load")
     start, end = min(a for a, _ in parts), max(b for _, b in parts)
-    return (start + relocation) % (1 << kernel.format.bits), end - start
+    kernel.check_fit(start + relocation, end - start)
+    return start + relocation, end - start
 
 
 def _block(

@@ -27,7 +27,7 @@ from ksymsfs.linker import ImageSection, SectionArray
 # 60 sections), far below what would hurt.
 MAX_TABLE = 256 << 20
 MAX_SECTIONS = 1 << 17
-MAX_UNPACKED = 1 << 30
+MAX_UNPACKED = 256 << 20
 
 
 class Section(NamedTuple):
@@ -101,6 +101,11 @@ class ObjectFile:
     def name_at(self, offset: int) -> bytes:
         """The string at *offset* of the string table."""
         return self.strtab[offset : self.strtab.index(b"\0", offset)]
+
+    def check_fit(self, address: int, size: int) -> None:
+        """Raise the error that says that no address space has room for that."""
+        if address < 0 or address + size > 1 << self.format.bits:
+            raise self.error(f"does not fit at {address:#x}, with its {size:#x} bytes")
 
     def error(self, reason: str) -> SourceFormatError:
         """The error that says that this file, sound as it is, cannot be used."""

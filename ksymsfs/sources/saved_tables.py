@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ksymsfs.elf import SHN, ElfFormat
+from ksymsfs.errors import SourceError
 from ksymsfs.linker import LinkerFile
 from ksymsfs.sources import Source
 from ksymsfs.sources.files import files_fingerprint, source_errors
@@ -48,7 +49,7 @@ class SavedTables(Source):
             text = self._kallsyms.read_bytes()
         files = kallsyms_linker_files(text, modules, self.format, name=self.name)
         if self._relocation:
-            files[0] = _moved(files[0], self._relocation)
+            files[0] = self._moved(files[0])
         return files
 
     def _read_modules(self) -> list[Module] | None:
@@ -60,11 +61,13 @@ class SavedTables(Source):
         require_settled(modules, str(self._modules))
         return modules
 
-
-def _moved(kernel: LinkerFile, relocation: int) -> LinkerFile:
-    # What lies below the kernel is absolute: per-CPU offsets, sizes.
-    symtab = kernel.symtab.copy()
-    placed = symtab["st_value"] >= kernel.address
-    placed &= (symtab["st_shndx"] != SHN.ABS) | (np.arange(len(symtab)) == 1)
-    symtab["st_value"][placed] += np.uint64(relocation % 2**64)
-    return replace(kernel, address=kernel.address + relocation, symtab=symtab)
+    def _moved(self, kernel: LinkerFile) -> LinkerFile:
+        # What lies below the kernel is absolute: per-CPU offsets, sizes.
+        address = kernel.address + self._relocation
+        if address < 0 or address + kernel.size > 1 << self.format.bits:
+            raise SourceError(self.name, f"cannot be moved to {address:#x}")
+        symtab = kernel.symtab.copy()
+        placed = symtab["st_value"] >= kernel.address
+        placed &= (symtab["st_shndx"] != SHN.ABS) | (np.arange(len(symtab)) == 1)
+        symtab["st_value"][placed] += np.uint64(self._relocation % 2**64)
+        return replace(kernel, address=address, symtab=symtab)

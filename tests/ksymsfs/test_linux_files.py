@@ -10,11 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from ksymsfs.errors import RestrictedError, SourceChangingError, SourceFormatError
+from ksymsfs.errors import (
+    RestrictedError,
+    SourceChangingError,
+    SourceError,
+    SourceFormatError,
+)
 from ksymsfs.linker import LinkerFile
 from ksymsfs.mkksyms import main
 from ksymsfs.options import add_source_arguments, source_from
 from ksymsfs.sources.elf_files import module_name
+from ksymsfs.sources.saved_tables import SavedTables
 from tests.elf_writer import (
     ALLOC,
     ET_EXEC,
@@ -280,3 +286,33 @@ def test_modules_may_be_compressed(files: Path, pack: Callable[[bytes], bytes]) 
     )
 
     assert symbols(packed[1]) == symbols(plain[1])
+
+
+def test_a_system_map_is_moved_by_the_relocation(tmp_path: Path) -> None:
+    (tmp_path / "System.map").write_text(
+        "0000000000000040 D per_cpu_offset\n0000000000000050 A absolute\n"
+        f"{STEXT:016x} T _stext\n{STEXT:016x} T _text\n{STEXT + 64:016x} t f\n"
+    )
+
+    (kernel,) = SavedTables(tmp_path / "System.map", relocation=KASLR).linker_files()
+
+    assert kernel.address == kernel.symtab["st_value"][1] == STEXT + KASLR
+    assert [(name, value) for name, value, _ in symbols(kernel)] == [
+        ("per_cpu_offset", 0x40),
+        ("absolute", 0x50),
+        ("_stext", STEXT + KASLR),
+        ("_text", STEXT + KASLR),
+        ("f", STEXT + KASLR + 64),
+    ]
+
+
+@pytest.mark.parametrize("offset", [-(2**63), 2**63], ids=["down", "up"])
+def test_a_kernel_cannot_be_moved_out_of_the_address_space(
+    files: Path, offset: int
+) -> None:
+    (files / "System.map").write_text(f"{STEXT:016x} T _text\n")
+
+    with pytest.raises(SourceError, match=r"does not fit at|cannot be moved to"):
+        linker_files(files, f"--relocate={offset * 2}")
+    with pytest.raises(SourceError, match="cannot be moved to"):
+        SavedTables(files / "System.map", relocation=offset * 2).linker_files()
