@@ -8,7 +8,7 @@
 # Debian packages; nothing is installed where they are there, or without root.
 DEMO_PACKAGES = binutils fuse3 libfuse2
 TEST_PACKAGES = $(DEMO_PACKAGES) bpftool clang-19 gcc gdb kmod libbpf-dev libc6-dev \
-	libelf-dev libfuse3-3 linux-perf llvm mandoc strace
+	libelf-dev libfuse3-3 linux-perf llvm mandoc shellcheck strace systemd
 BENCH_PACKAGES = $(TEST_PACKAGES) libfuse-dev libfuse3-dev python3-bpfcc
 
 VENV = .venv

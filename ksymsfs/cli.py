@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ksymsfs import __version__
-from ksymsfs.daemon import detach
+from ksymsfs.daemon import detach, notify
 from ksymsfs.device import Device
 from ksymsfs.errors import (
     ImageTooLargeError,
@@ -174,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OptionError as error:
         return _fail(error, 2)
     if foreground:
-        return _serve(args, source, layout, lambda: None)
+        return _serve(args, source, layout, notify)
     return detach(lambda ready: _serve(args, source, layout, ready))
 
 

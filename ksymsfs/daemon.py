@@ -1,9 +1,10 @@
-"""Detaches a server from its terminal once it serves: daemon(7), the old way."""
+"""What a server does once it serves: leave its terminal, or tell systemd. daemon(7)."""
 
 from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable
 
@@ -36,6 +37,20 @@ def detach(serve: Callable[[Callable[[], None]], int]) -> int:
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code
+
+
+def notify() -> None:
+    """Tell the service manager, if it waits for that, that this service is ready.
+
+    sd_notify(3): systemd names a socket in $NOTIFY_SOCKET for a unit of Type=notify.
+    """
+    address = os.environ.get("NOTIFY_SOCKET")
+    if address:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            # An abstract address starts with a null byte, which @ stands for.
+            abstract = address.startswith("@")
+            manager.connect(f"\0{address[1:]}" if abstract else address)
+            manager.send(b"READY=1")
 
 
 def _ready(writer: int) -> None:

@@ -91,20 +91,36 @@ def wait_until(condition: object, what: str, seconds: float = 20) -> None:
         time.sleep(0.01)
 
 
+def install_command(directory: Path, name: str = "ksymsfs") -> None:
+    """Put a command that runs this checkout's package *name* into *directory*."""
+    directory.mkdir(parents=True, exist_ok=True)
+    command = directory / name
+    command.write_text(
+        f"#!/bin/sh\nPYTHONPATH='{ROOT}:{ROOT}/client' PYTHONDONTWRITEBYTECODE=1 "
+        f"exec '{sys.executable}' -m {name} \"$@\"\n"
+    )
+    command.chmod(0o755)
+
+
 @contextmanager
 def serving(
     directory: Path,
     options: Sequence[str] = (),
     *,
     binding: Binding = FUSEPY,
+    prefix: Sequence[str] = (),
 ) -> Iterator[Server]:
-    """A foreground server with everything below *directory*."""
+    """A foreground server with everything below *directory*.
+
+    *prefix* is a command that becomes the server, such as setpriv with its options.
+    """
     mountpoint, device = directory / "mnt", directory / "ksyms"
     log = directory / "log"
     with log.open("wb") as stderr:
         process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "ksymsfs", "-f", "--binding", binding.module),
+                *(*prefix, sys.executable, "-m", "ksymsfs", "-f"),
+                *("--binding", binding.module),
                 *("--device", str(device), *options, str(mountpoint)),
             ],
             stderr=stderr,
