@@ -242,6 +242,20 @@ class Btf:
             raise self._error(at, f"a name is longer than {NAME_MAX} bytes")
         return self._strings[offset:end].decode("utf-8", "surrogateescape")
 
+    @property
+    def words(self) -> array[int]:
+        """A copy of the type section, in words of 32 bits of the host's byte order."""
+        return self._words[:]
+
+    def word_of(self, type_id: int) -> int:
+        """Where the record of *type_id* starts in words. Raises BtfError."""
+        return self._at(type_id)
+
+    @property
+    def strings(self) -> bytes:
+        """The string section, the base's not included."""
+        return self._strings
+
     # The words behind a type, one tuple of *width* for each of vlen.
     def _elements(self, type: Type, width: int) -> Iterator[tuple[int, ...]]:
         at = self._at(type.id) + 3

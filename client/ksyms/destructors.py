@@ -8,14 +8,17 @@ bpf_task_release_dtor(void *) wraps bpf_task_release(struct task_struct *).
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from ksyms.btf import Btf
-from ksyms.btf_types import Kind
+from ksyms.btf_types import Kind, Type
 from ksyms.errors import CaptureError
 
 _SUFFIX = "_dtor"
+_NAME = re.compile(rb"[^\0]*" + _SUFFIX.encode() + rb"(?=\0)")
 
 FoundBy = Literal["probe", "heuristic", "file"]
 
@@ -32,14 +35,21 @@ class Destructors(NamedTuple):
 def guess_destructors(btf: Btf) -> Destructors:
     """The types with a ``*_release_dtor(void *)`` beside their ``*_release()``."""
     names = set()
-    for function in map(btf.__getitem__, btf.ids(Kind.FUNC)):
-        if function.name.endswith(_SUFFIX) and _takes_void_pointer(
-            btf, function.type_id
-        ):
+    for function in _wrappers(btf):
+        if _takes_void_pointer(btf, function.type_id):
             release = function.name.removesuffix(_SUFFIX)
             for wrapped in btf.lookup_all(release, Kind.FUNC)[:1]:
                 names.add(_first_target(btf, wrapped.type_id))
     return Destructors("heuristic", frozenset(names - {""}))
+
+
+# The functions of the BTF itself with such a name, which is much faster found in the
+# strings (a module's can be in those of its base) than by looking at all functions.
+def _wrappers(btf: Btf) -> Iterator[Type]:
+    strings = btf.strings + (btf.base.strings if btf.base else b"")
+    for name in dict.fromkeys(_NAME.findall(strings)):
+        text = name.decode("utf-8", "surrogateescape")
+        yield from btf.lookup_all(text, Kind.FUNC, own=True)
 
 
 def load_destructors(path: str | Path) -> Destructors:
