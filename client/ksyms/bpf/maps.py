@@ -153,7 +153,7 @@ def _global_data(elf: BpfElf, btf: Btf | None) -> Iterator[BpfMap]:
         for datasec in btf.lookup_all(section.name, Kind.DATASEC)[:1] if btf else ():
             assert btf is not None
             type_id = datasec.id
-            variables = tuple(_placed_variables(elf, btf, datasec))
+            variables = tuple(placed_variables(elf, btf, datasec))
             # map_is_mmapable(): somebody outside could want to see a variable.
             if any(_is_visible(btf, variable) for variable in variables):
                 flags |= BPF_F_MMAPABLE
@@ -191,7 +191,7 @@ def _is_visible(btf: Btf, variable: SectionVariable) -> bool:
 
 # btf_fixup_datasec(): the compiler leaves the offsets of global variables to the
 # symbol table; those of static ones are in place.
-def _placed_variables(elf: BpfElf, btf: Btf, datasec: Type) -> list[SectionVariable]:
+def placed_variables(elf: BpfElf, btf: Btf, datasec: Type) -> list[SectionVariable]:
     values = {
         symbol.name: symbol.value
         for symbol in reversed(elf.symbols)

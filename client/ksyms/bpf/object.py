@@ -9,6 +9,7 @@ from typing import NamedTuple, Self
 from ksyms.bpf.elf import BpfElf, read_elf
 from ksyms.bpf.externs import Extern, Failure, collect_externs
 from ksyms.bpf.instruction import CALL, LD_IMM64
+from ksyms.bpf.loader_btf import loader_btf
 from ksyms.bpf.maps import BpfMap, find_maps
 from ksyms.btf import Btf
 from ksyms.errors import BpfObjectError, BtfError
@@ -43,6 +44,10 @@ class BpfObject:
         self.externs, self.failures = collect_externs(elf, btf)
         self.uses: tuple[ExternUse, ...] = _find_uses(elf, self.externs, name)
         self.maps: tuple[BpfMap, ...] = find_maps(elf, btf)
+        self.loader_btf: bytes | None = (
+            loader_btf(elf, btf, self.externs) if btf else None
+        )
+        """The BTF that libbpf hands to the kernel; None without .BTF."""
         self.compiler: str | None = _compiler(elf)
         """"clang version 19.1.7", where .comment or the debug information says so."""
 
