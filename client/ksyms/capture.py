@@ -11,10 +11,12 @@ DIR/btf/MODULE      the split BTF of each module
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ksyms.btf import Btf
-from ksyms.destructors import guess_destructors
+from ksyms.destructor_probe import probe_destructors
+from ksyms.destructors import Destructors, guess_destructors
 from ksyms.errors import CaptureError, RestrictedError
 from ksyms.facts import Facts
 from ksyms.kallsyms import KallsymsImage, KallsymsText
@@ -43,12 +45,15 @@ def write_capture(
     device: str | Path = "/dev/ksyms",
     force: bool = False,
     linux: RunningLinux | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Facts:
     """Capture the kernel that runs into *directory*, whole or not at all.
 
     Its symbols come from the image *ksyms*, or from *device* if that can be read, or
     from kallsyms. An existing capture is replaced only with *force*, anything else
-    never. Raises CaptureError, RestrictedError where the addresses are hidden from the
+    never. Which structs have destructors the kernel is asked, one by one, if it lets
+    itself be: some seconds, of which *progress* is told (see probe_destructors()).
+    Raises CaptureError, RestrictedError where the addresses are hidden from the
     caller, OSError, ImageError, BtfError.
     """
     target = Path(directory).absolute()
@@ -61,7 +66,7 @@ def write_capture(
         work = Path(scratch, "new")
         (work / BTF).mkdir(parents=True)
         _write_symbols(work, ksyms, Path(device), linux)
-        facts = _write_types(work, linux)
+        facts = _write_types(work, linux, progress)
         (work / FACTS).write_text(facts.to_json())
         _replace(target, work, Path(scratch, "old"))
     return facts
@@ -131,19 +136,43 @@ def _read_device(device: Path) -> bytes | None:
         return None
 
 
-def _write_types(work: Path, linux: RunningLinux) -> Facts:
+def _write_types(
+    work: Path, linux: RunningLinux, progress: Callable[[int, int], None] | None
+) -> Facts:
     facts = linux.facts()
     path = linux.vmlinux_btf()
     if path is None:
         return facts._replace(modules=())
     data = read_btf(path)
-    destructors = guess_destructors(Btf.from_bytes(data, name=VMLINUX))
     (work / BTF / VMLINUX).write_bytes(data)
+    btfs = [Btf.from_bytes(data, name=VMLINUX)]
     names = []
     for name, module in linux.module_btfs():
         try:
-            (work / BTF / name).write_bytes(module.read_bytes())
+            split = read_btf(module)
         except FileNotFoundError:  # unloaded meanwhile
             continue
+        (work / BTF / name).write_bytes(split)
+        btfs.append(Btf.from_bytes(split, base=btfs[0], name=name))
         names.append(name)
-    return facts._replace(modules=tuple(names), destructors=destructors)
+    return facts._replace(
+        modules=tuple(names), destructors=_destructors(btfs, linux, progress)
+    )
+
+
+def _destructors(
+    btfs: Sequence[Btf],
+    linux: RunningLinux,
+    progress: Callable[[int, int], None] | None,
+) -> Destructors:
+    if linux.is_this:
+        try:
+            return probe_destructors(btfs, progress or _quietly)
+        except OSError:  # not for this user, or not this kernel
+            pass
+    guesses = (guess_destructors(btf).types for btf in btfs)
+    return Destructors("heuristic", frozenset().union(*guesses))
+
+
+def _quietly(done: int, total: int) -> None:
+    pass

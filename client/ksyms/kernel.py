@@ -28,16 +28,18 @@ class Kernel:
         btf: Btf | None,
         modules: Sequence[tuple[str, str | Path]] = (),
         facts: Facts | None = None,
+        is_running: bool = False,
     ) -> None:
         """A kernel called *name*; without kallsyms or BTF where those are None.
 
         *modules* are in the order of their BTF ids: name, and file of the split BTF,
-        which is read when it is needed.
+        which is read when it is needed. *is_running* says that bpf(2) asks this kernel.
         """
         self.name = name
         self.symbols = symbols
         self.btf = btf
         self.facts = facts or Facts()
+        self.is_running = is_running
         self._files = tuple(modules)
         self._modules: dict[str, Btf] = {}
 
@@ -63,6 +65,7 @@ class Kernel:
             btf=None if path is None else load_btf(path, name=VMLINUX),
             modules=linux.module_btfs(),
             facts=linux.facts(),
+            is_running=linux.is_this,
         )
 
     @classmethod

@@ -32,6 +32,11 @@ class RunningLinux:
     def __init__(self, root: str | Path = "/") -> None:
         self.root = Path(root)
 
+    @property
+    def is_this(self) -> bool:
+        """Whether it is the system that this process runs on."""
+        return self.root == Path("/")
+
     def kallsyms(self) -> bytes | None:
         """/proc/kallsyms, None where the kernel has none."""
         return _read(self.root / "proc/kallsyms")

@@ -131,6 +131,20 @@ def test_json_has_the_documented_keys_in_order(run: Any) -> None:
             },
         ],
         "warnings": good["warnings"],
+        "rules": "<=6.18",
+        "btf_load": 0,
+        "btf_load_reason": None,
+        "maps": [
+            {
+                "name": ".bss",
+                "type": 2,
+                "value_size": 128,
+                "map_create": 0,
+                "map_create_reason": None,
+                "fields": [],
+                "ignored": [],
+            }
+        ],
     }
     assert len(good["warnings"]) == 1
     assert list(bad) == list(good)
@@ -319,7 +333,7 @@ def test_dump_shows_externs_and_maps(run: Any) -> None:
     assert (
         "func  extern struct task_struct *bpf_task_acquire(struct task_struct *)" in out
     )
-    assert "map  m2  type 1  key 4  value 24  max 1  flags 0x0" in out
+    assert "map  m2  hash   key 4  value 24  max 1  flags 0x0" in out
 
 
 def test_dump_as_json(run: Any) -> None:
@@ -346,6 +360,25 @@ def test_dump_as_json(run: Any) -> None:
         "flags": "0x0",
         "key": "int",
         "value": "struct w",
+        "map_create": 0,
+        "map_create_reason": None,
+        "fields": [
+            {
+                "off": 0,
+                "kind": "kptr",
+                "path": "value.a",
+                "target": "cgroup",
+                "where": None,
+            },
+            {
+                "off": 16,
+                "kind": "kptr_untrusted",
+                "path": "value.b",
+                "target": "task_struct",
+                "where": None,
+            },
+        ],
+        "ignored": [],
     }
 
 

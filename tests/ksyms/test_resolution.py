@@ -13,9 +13,11 @@ from ksyms import KsymsError
 from ksyms.bpf.instruction import Instruction
 from ksyms.bpf.object import BpfObject
 from ksyms.btf_types import Kind
+from ksyms.check import Answer
 from ksyms.kernel import Kernel
-from ksyms.report.records import resolution_record
-from ksyms.report.text import resolution_text
+from ksyms.kptr_check import check_kptrs
+from ksyms.report.records import answer_record
+from ksyms.report.text import answer_text
 from ksyms.resolution import Resolution, ResolvedExtern, resolve
 from tests.ksyms import bpf_cases
 from tests.ksyms.btf_writer import BtfWriter
@@ -333,9 +335,10 @@ def test_a_spoiled_kernel_gives_a_resolution_or_our_error(data: st.DataObject) -
     try:
         kernel = made_up_kernel(bytes(text), bytes(btf))
         answer = resolve(obj, kernel)
+        whole = Answer(answer, check_kptrs(obj, kernel))
     except KsymsError:
         return
     assert (answer.result == "ok") == (answer.error is None)
     assert resolve(obj, kernel) == answer
-    json.dumps(resolution_record(answer))
-    assert list(resolution_text(answer))
+    json.dumps(answer_record(whole))
+    assert list(answer_text(whole))

@@ -1,8 +1,9 @@
-"""Ask whether BPF objects would load: their __ksym externs, on any kernel.
+"""Ask whether BPF objects would load: their __ksym externs and __kptr fields.
 
-Nothing is loaded and no privilege is needed. The verdict and its words are libbpf's;
-beside them stand all the problems that libbpf would come to later, and warnings of
-what the kernel itself will refuse.
+On any kernel; nothing is loaded and no privilege is needed. The verdict on externs and
+its words are libbpf's; beside them stand all the problems that libbpf would come to
+later, what the kernel will say to the types and maps, which fields it sees in these,
+and which pointers it passes over.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ import sys
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import repeat
+from itertools import repeat, starmap
 from pathlib import Path
 
+from ksyms.bpf.kernel_rules import RULES, RULES_6_18
+from ksyms.bpf.kptrs import Kptrs, find_kptrs
 from ksyms.bpf.object import BpfObject
+from ksyms.bpf.targets import AnyTypes
 from ksyms.check import Report, check_all
 from ksyms.destructors import load_destructors
 from ksyms.errors import KsymsError
@@ -23,7 +27,7 @@ from ksyms.kallsyms import Kallsyms, KallsymsImage, load_symbols
 from ksyms.kernel import RUNNING, Kernel
 from ksyms.options import add_global_options
 from ksyms.output import print_records
-from ksyms.report.records import object_record, resolution_record
+from ksyms.report.records import answer_record, object_record
 from ksyms.report.text import object_text, report_text
 from ksyms.vmlinux import load_btf
 
@@ -45,12 +49,20 @@ image. A kernel described by files has what is named: without --btf no types, wi
 --kallsyms (or where that file does not exist) no symbol table.
 
 Several objects on several kernels give a matrix, then the details of what fails.
-Exit status: 0 all resolve, 1 some do not, 2 some input is unreadable.
+Special fields are seen by the rules of the kernel's age, or by --rules. Where nobody
+has said which structs have destructors (a capture does, and --dtors), the running
+kernel is asked if it lets itself be, or they are guessed from names.
+Exit status: 0 nothing fails, 1 something does, 2 some input is unreadable.
 
 --json prints a list of {"object", "kernel", "result": "ok" or "-EINVAL" ..., "error":
 libbpf's text or null, "messages", "externs": [{"name", "kind": "typeless", "var",
 "func" or "kconfig", "weak", "status": "resolved", "unresolved" (weak, so 0) or
-"error", "addr", "btf", "btf_id", "message"}], "warnings"}.
+"error", "addr", "btf", "btf_id", "message"}], "warnings", "rules", "btf_load": 0 or
+"-EINVAL" ... of BPF_BTF_LOAD, "btf_load_reason", "maps": [{"name", "type",
+"value_size", "map_create": 0 or "-EACCES" ... of BPF_MAP_CREATE, "map_create_reason",
+"fields": [{"off", "kind": "kptr", "bpf_timer" ..., "path", "target", "where":
+"vmlinux", a module or "local"}], "ignored": [{"path", "reason"}], "inner": what a map
+of maps holds}]}.
 
 examples:
   ksyms bpf check prog.bpf.o
@@ -62,7 +74,9 @@ examples:
 
 _DUMP_EPILOG = """\
 --json prints a list of {"object", "byteorder", "compiler", "result", "messages",
-"externs": [{"name", "essential_name", "kind", "weak", "type", "uses"}], "maps"}.
+"externs": [{"name", "essential_name", "kind", "weak", "type", "uses"}], "warnings",
+"rules", "btf_load", "maps"}, the last three as `ksyms bpf check --help` tells, but as
+far as the object alone decides.
 Exit status: 1 where libbpf would not even open an object, 2 what is none.
 
 examples:
@@ -86,10 +100,20 @@ def configure(parser: ArgumentParser) -> None:
         add_global_options(command)
         return command
 
-    add_command("dump", "show externs and maps of BPF objects", _DUMP_EPILOG)
-    check = add_command(
-        "check", "resolve the externs of BPF objects on kernels", _CHECK_EPILOG
+    def add_rules(command: ArgumentParser, default: str) -> None:
+        command.add_argument(
+            "--rules", choices=RULES, metavar="{" + ",".join(RULES) + "}",
+            help=f"see special fields as kernels of that age do (default {default})",
+        )  # fmt: skip
+
+    dump = add_command(
+        "dump", "show externs, maps and special fields of BPF objects", _DUMP_EPILOG
     )
+    add_rules(dump, "6.18")
+    check = add_command(
+        "check", "check externs and special fields on kernels", _CHECK_EPILOG
+    )
+    add_rules(check, "the kernel's own")
     add = check.add_argument
     add(
         "--kernel", action="append", default=[], metavar="CAPTURE", dest="captures",
@@ -118,32 +142,35 @@ def run(args: Namespace) -> int:
 
 def _dump(args: Namespace) -> int:
     status = 0
-    found = []
+    found: list[tuple[BpfObject, Kptrs]] = []
+    rules = RULES[args.rules] if args.rules else RULES_6_18
     for path in args.objects:
         try:
-            found.append(BpfObject.load(path))
+            obj = BpfObject.load(path)
+            found.append((obj, find_kptrs(obj, AnyTypes(), rules)))
         except KsymsError as error:
             status = 2
             print(f"ksyms: {error}", file=sys.stderr)
         except OSError as error:
             status = 2
             print(f"ksyms: {path}: {error.strerror}", file=sys.stderr)
-    if any(obj.failures for obj in found):
+    if any(obj.failures for obj, _ in found):
         status = max(status, 1)
     if args.json:
-        print_records(map(object_record, found), args)
+        print_records(starmap(object_record, found), args)
     else:
-        _print_lines(line for obj in found for line in object_text(obj))
+        _print_lines(line for parts in found for line in object_text(*parts))
     return status
 
 
 def _check(args: Namespace) -> int:
-    report = check_all(args.objects, _kernels(args))
+    rules = RULES[args.rules] if args.rules else None
+    report = check_all(args.objects, _kernels(args), rules=rules)
     for reason in dict.fromkeys(c.unreadable for c in report.checks if c.unreadable):
         print(f"ksyms: {reason}", file=sys.stderr)
     if args.json:
-        answers = [c.resolution for c in report.checks if c.resolution is not None]
-        print_records(map(resolution_record, answers), args)
+        answers = [c.answer for c in report.checks if c.answer is not None]
+        print_records(map(answer_record, answers), args)
     else:
         _print_lines(report_text(report))
     _write_files(report, args)

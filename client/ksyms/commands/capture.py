@@ -9,6 +9,7 @@ owner alone, as the addresses are a secret where KASLR is on.
 from __future__ import annotations
 
 import os
+import sys
 
 from ksyms.capture import write_capture
 
@@ -27,6 +28,14 @@ examples:
 """
 
 
+_ORIGINS = {
+    "probe": "{} structs have a destructor: the kernel was asked",
+    "heuristic": "{} structs have a destructor, to judge by the names of functions: "
+    "the kernel could not be asked (it takes CAP_BPF)",
+    "file": "{} structs have a destructor",
+}
+
+
 def configure(parser: ArgumentParser) -> None:
     """Add the arguments of capture to *parser*."""
     parser.epilog = _EPILOG
@@ -42,6 +51,7 @@ def run(args: Namespace) -> int:
         args.directory,
         ksyms=args.ksyms or os.environ.get("KSYMS") or None,
         force=args.force,
+        progress=_tell if sys.stderr.isatty() else None,
     )
     if args.json:
         print(facts.to_json(), end="")
@@ -51,6 +61,15 @@ def run(args: Namespace) -> int:
         f"{args.directory}: {facts.release} {facts.machine}, "
         f"BTF of {modules} module{'s' * (modules != 1)}"
     )
-    if facts.destructors is None:
+    if facts.destructors is not None:
+        count = len(facts.destructors.types)
+        print(f"{args.directory}: {_ORIGINS[facts.destructors.found_by].format(count)}")
+    else:
         print(f"{args.directory}: no BTF: typed externs cannot be checked on it")
     return 0
+
+
+def _tell(done: int, total: int) -> None:
+    if done % 100 == 0 or done == total:
+        end = "\r" if done < total else "\r\033[K"
+        print(f"asking for destructors: {done}/{total}", end=end, file=sys.stderr)

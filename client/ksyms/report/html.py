@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from html import escape
 
-from ksyms.check import Check, Report
+from ksyms.bpf.kptrs import Kptrs, MapField, MapFields
+from ksyms.check import Answer, Check, Report
 from ksyms.report.text import short_names
-from ksyms.resolution import Resolution, ResolvedExtern
+from ksyms.resolution import ResolvedExtern
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --ok: #1a7f37; --bad: #cf222e;
@@ -55,7 +56,7 @@ def _page(report: Report) -> Iterator[str]:
     yield "<h1>Would these BPF objects load?</h1>"
     verdict = "ok" if ok == total else "bad"
     yield (
-        f'<p><span class="{verdict}">{ok} of {total}</span> checks resolve: '
+        f'<p><span class="{verdict}">{ok} of {total}</span> checks pass: '
         f"{_count(report.objects, 'object')} on {_count(report.kernels, 'kernel')}.</p>"
     )
     yield from _matrix(report)
@@ -89,9 +90,8 @@ def _matrix(report: Report) -> Iterator[str]:
 def _verdict(check: Check) -> str:
     if check.verdict != "ok":
         return f'<span class="bad">{_text(check.verdict)}</span>'
-    found = check.resolution
-    if found is not None and found.warnings:
-        count = len(found.warnings)
+    count = _doubts(check.answer) if check.answer else 0
+    if count:
         noun = f"warning{'s' * (count != 1)}"
         return f'<span class="warn">ok, {count} {noun}</span>'
     return '<span class="ok">ok</span>'
@@ -102,17 +102,23 @@ def _details(check: Check, number: int) -> Iterator[str]:
     yield f'<details id="c{number}"{is_open}><summary>{_text(check.object)} '
     yield f'<span class="dim">on</span> {_text(check.kernel)}: {_verdict(check)}'
     yield "</summary><div>"
-    if check.resolution is None:
+    if check.answer is None:
         yield f'<p class="bad">{_text(check.unreadable or "")}</p>'
     else:
-        yield from _resolution(check.resolution)
+        yield from _answer(check.answer)
     yield "</div></details>"
 
 
-def _resolution(found: Resolution) -> Iterator[str]:
-    if found.messages:
+# Warnings, and pointers that are not what they look like.
+def _doubts(answer: Answer) -> int:
+    ignored = sum(len(found.ignored) for found in answer.kptrs.all_maps)
+    return len(answer.warnings) + ignored
+
+
+def _answer(found: Answer) -> Iterator[str]:
+    if found.errors:
         yield "<ul>"
-        for message in found.messages:
+        for message in found.errors:
             yield f'<li class="bad">{_text(message)}</li>'
         yield "</ul>"
     if found.warnings:
@@ -120,13 +126,43 @@ def _resolution(found: Resolution) -> Iterator[str]:
         for warning in found.warnings:
             yield f'<li class="warn">{_text(warning)}</li>'
         yield "</ul>"
-    if not found.externs:
+    if found.resolution.externs:
+        yield '<div class="scroll"><table><thead><tr><th>extern</th><th>kind</th>'
+        yield "<th>status</th><th>address or BTF id</th></tr></thead><tbody>"
+        yield from map(_row, found.resolution.externs)
+        yield "</tbody></table></div>"
+    else:
         yield '<p class="dim">no externs</p>'
+    yield from _fields(found.kptrs)
+
+
+def _fields(kptrs: Kptrs) -> Iterator[str]:
+    maps = [found for found in kptrs.all_maps if found.fields or found.ignored]
+    if not maps:
         return
-    yield '<div class="scroll"><table><thead><tr><th>extern</th><th>kind</th>'
-    yield "<th>status</th><th>address or BTF id</th></tr></thead><tbody>"
-    yield from map(_row, found.externs)
+    yield '<div class="scroll"><table><thead><tr><th>map</th><th>offset</th>'
+    yield "<th>field</th><th>path</th><th>target, or why it is ignored</th></tr>"
+    yield "</thead><tbody>"
+    for found in maps:
+        for field in found.fields:
+            yield _field_row(found, field)
+        for pointer in found.ignored:
+            yield (
+                f"<tr><td>{_text(found.map.name)}</td><td></td>"
+                f'<td class="warn">ignored</td><td>{_text(pointer.path)}</td>'
+                f"<td>{_text(pointer.reason)}</td></tr>"
+            )
     yield "</tbody></table></div>"
+
+
+def _field_row(found: MapFields, field: MapField) -> str:
+    style = "bad" if found.map_create else "ok"
+    target = str(field.target) if field.target else ""
+    return (
+        f"<tr><td>{_text(found.map.name)}</td><td>{field.offset}</td>"
+        f'<td class="{style}">{field.kind}</td><td>{_text(field.path)}</td>'
+        f"<td>{_text(target)}</td></tr>"
+    )
 
 
 def _row(found: ResolvedExtern) -> str:

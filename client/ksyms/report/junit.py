@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from xml.sax.saxutils import escape, quoteattr
 
 from ksyms.check import Check, Report
+from ksyms.report.text import fields_text
 
 # What XML 1.0 has no way to write.
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -30,7 +31,7 @@ def _document(report: Report) -> Iterator[str]:
 
 
 def _counts(checks: tuple[Check, ...]) -> str:
-    errors = sum(check.resolution is None for check in checks)
+    errors = sum(check.answer is None for check in checks)
     failures = sum(check.verdict != "ok" for check in checks) - errors
     return f'tests="{len(checks)}" failures="{failures}" errors="{errors}"'
 
@@ -40,20 +41,21 @@ def _case(check: Check) -> Iterator[str]:
         f"    <testcase classname={_quoted(check.kernel)} "
         f'name={_quoted(check.object)} time="0">'
     )
-    found = check.resolution
+    found = check.answer
     if found is None:
         message = _quoted(check.unreadable or "")
         yield f'      <error type="unreadable" message={message}/>'
     else:
-        if found.error is not None:
+        if found.errors:
             yield (
-                f"      <failure type={_quoted(found.result)} "
-                f"message={_quoted(found.error)}>"
-                f"{_text(chr(10).join(found.messages))}</failure>"
+                f"      <failure type={_quoted(found.verdict)} "
+                f"message={_quoted(found.errors[0])}>"
+                f"{_text(chr(10).join(found.errors))}</failure>"
             )
-        if found.warnings:
-            warnings = "\n".join(f"warning: {text}" for text in found.warnings)
-            yield f"      <system-out>{_text(warnings)}</system-out>"
+        told = [*fields_text(found.kptrs)]
+        told += [f"warning: {text}" for text in found.warnings]
+        if told:
+            yield f"      <system-out>{_text(chr(10).join(told))}</system-out>"
     yield "    </testcase>"
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from ksyms.bpf.maps import BpfMap
+from ksyms.bpf.kptrs import Kptrs, MapField, MapFields
 from ksyms.bpf.object import BpfObject
+from ksyms.bpf.refusal import Refusal
 from ksyms.c_types import spell
-from ksyms.resolution import Resolution, ResolvedExtern
+from ksyms.check import Answer
+from ksyms.resolution import ResolvedExtern
 
 
-def resolution_record(resolution: Resolution) -> dict[str, Any]:
+def answer_record(answer: Answer) -> dict[str, Any]:
     """What `ksyms bpf check --json` prints of one object on one kernel."""
+    resolution, kptrs = answer
     return {
         "object": resolution.object,
         "kernel": resolution.kernel,
@@ -19,7 +22,44 @@ def resolution_record(resolution: Resolution) -> dict[str, Any]:
         "error": resolution.error,
         "messages": list(resolution.messages),
         "externs": list(map(_extern_record, resolution.externs)),
-        "warnings": list(resolution.warnings),
+        "warnings": list(answer.warnings),
+        "rules": kptrs.rules,
+        "btf_load": _errno(kptrs.btf_load),
+        "btf_load_reason": _reason(kptrs.btf_load),
+        "maps": list(map(_fields_record, kptrs.maps)),
+    }
+
+
+def _errno(refusal: Refusal | None) -> str | int:
+    return refusal.result if refusal else 0
+
+
+def _reason(refusal: Refusal | None) -> str | None:
+    return str(refusal) if refusal else None
+
+
+def _fields_record(found: MapFields) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "name": found.map.name,
+        "type": found.map.type,
+        "value_size": found.map.value_size,
+        "map_create": _errno(found.map_create),
+        "map_create_reason": _reason(found.map_create),
+        "fields": list(map(_field_record, found.fields)),
+        "ignored": [pointer._asdict() for pointer in found.ignored],
+    }
+    if found.inner is not None:
+        record["inner"] = _fields_record(found.inner)
+    return record
+
+
+def _field_record(field: MapField) -> dict[str, Any]:
+    return {
+        "off": field.offset,
+        "kind": field.kind,
+        "path": field.path,
+        "target": field.target.name if field.target else None,
+        "where": field.target.where if field.target else None,
     }
 
 
@@ -40,7 +80,7 @@ def _extern_record(found: ResolvedExtern) -> dict[str, Any]:
     return record
 
 
-def object_record(obj: BpfObject) -> dict[str, Any]:
+def object_record(obj: BpfObject, kptrs: Kptrs) -> dict[str, Any]:
     """What `ksyms bpf dump --json` prints of one object. Raises BtfError."""
     uses: dict[str, list[dict[str, Any]]] = {extern.name: [] for extern in obj.externs}
     for use in obj.uses:
@@ -62,11 +102,17 @@ def object_record(obj: BpfObject) -> dict[str, Any]:
             }
             for extern in obj.externs
         ],
-        "maps": [_map_record(obj, found) for found in obj.maps],
+        "warnings": list(kptrs.warnings),
+        "rules": kptrs.rules,
+        "btf_load": _errno(kptrs.btf_load),
+        "btf_load_reason": _reason(kptrs.btf_load),
+        "maps": [_map_record(obj, found) for found in kptrs.maps],
     }
 
 
-def _map_record(obj: BpfObject, found: BpfMap) -> dict[str, Any]:
+def _map_record(obj: BpfObject, fields: MapFields) -> dict[str, Any]:
+    found = fields.map
+
     def type_name(type_id: int) -> str | None:
         # A map of global data has a section for its value, which no C type spells.
         if obj.btf is None or not type_id or found.variables:
@@ -82,4 +128,5 @@ def _map_record(obj: BpfObject, found: BpfMap) -> dict[str, Any]:
         "flags": f"{found.map_flags:#x}",
         "key": type_name(found.key_type_id),
         "value": type_name(found.value_type_id),
+        **_fields_record(fields),
     }

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePath
 
+from ksyms.bpf.kptrs import Kptrs, MapField, MapFields
+from ksyms.bpf.map_types import type_name
 from ksyms.bpf.object import BpfObject
 from ksyms.c_types import spell
-from ksyms.check import Check, Report
-from ksyms.resolution import Resolution, ResolvedExtern
+from ksyms.check import Answer, Check, Report
+from ksyms.resolution import ResolvedExtern
 
 
 def report_text(report: Report) -> Iterator[str]:
@@ -22,8 +24,8 @@ def report_text(report: Report) -> Iterator[str]:
         if checks:
             yield ""
     for check in checks:
-        if check.resolution is not None:
-            yield from resolution_text(check.resolution)
+        if check.answer is not None:
+            yield from answer_text(check.answer)
 
 
 def matrix_text(report: Report) -> Iterator[str]:
@@ -35,19 +37,39 @@ def matrix_text(report: Report) -> Iterator[str]:
     yield from _columns(rows)
 
 
-def resolution_text(resolution: Resolution) -> Iterator[str]:
-    """The verdict, a line an extern, then warnings."""
-    verdict = resolution.result
-    if resolution.error:
-        verdict += f": {resolution.error}"
+def answer_text(answer: Answer) -> Iterator[str]:
+    """The verdict, a line an extern, the maps with fields, then warnings."""
+    resolution, kptrs = answer
+    told = {found.message for found in resolution.externs}
+    verdict = answer.verdict
+    if answer.errors:
+        verdict += f": {answer.errors[0]}"
+        told.add(answer.errors[0])
     yield f"{resolution.object} on {resolution.kernel}: {verdict}"
     yield from _columns([["", *_extern_fields(found)] for found in resolution.externs])
-    told = {found.message for found in resolution.externs} | {resolution.error}
-    for message in resolution.messages:
+    yield from fields_text(kptrs)
+    for message in answer.errors:
         if message not in told:
             yield f"  error: {message}"
-    for warning in resolution.warnings:
+    for warning in answer.warnings:
         yield f"  warning: {warning}"
+
+
+def fields_text(kptrs: Kptrs) -> Iterator[str]:
+    """A line a special field, and one a pointer that is none, map by map."""
+    for found in kptrs.all_maps:
+        if not (found.fields or found.ignored):
+            continue
+        created = f": {found.map_create.result}" if found.map_create else ""
+        yield f"  map {found.map.name}{created}"
+        yield from _columns([["   ", *_field_fields(field)] for field in found.fields])
+        for pointer in found.ignored:
+            yield f"    ignored {pointer.path}: {pointer.reason}"
+
+
+def _field_fields(field: MapField) -> list[str]:
+    target = str(field.target) if field.target else ""
+    return [f"{field.offset:>4}", field.kind, field.path, target]
 
 
 def _extern_fields(found: ResolvedExtern) -> list[str]:
@@ -65,7 +87,7 @@ def _extern_fields(found: ResolvedExtern) -> list[str]:
     return [value, extern.name, kind, note]
 
 
-def object_text(obj: BpfObject) -> Iterator[str]:
+def object_text(obj: BpfObject, kptrs: Kptrs) -> Iterator[str]:
     """What an object wants of a kernel, and its maps. Raises BtfError."""
     built = f", {obj.compiler}" if obj.compiler else ""
     yield f"{obj.name}: {obj.byteorder}-endian{built}"
@@ -79,21 +101,26 @@ def object_text(obj: BpfObject) -> Iterator[str]:
         count = used.count(extern.name)
         rows.append(["", kind, declared, f"{count} use{'s' * (count != 1)}"])
     yield from _columns(rows)
-    yield from _columns(
-        [
-            [
-                "",
-                "map",
-                found.name,
-                f"type {found.type}",
-                f"key {found.key_size}",
-                f"value {found.value_size}",
-                f"max {found.max_entries}",
-                f"flags {found.map_flags:#x}",
-            ]
-            for found in obj.maps
-        ]
-    )
+    yield from _columns([_map_columns(found) for found in kptrs.all_maps])
+    yield from fields_text(kptrs)
+    for refusal in kptrs.refusals:
+        yield f"  error: {refusal}"
+    for warning in kptrs.warnings:
+        yield f"  warning: {warning}"
+
+
+def _map_columns(found: MapFields) -> list[str]:
+    map = found.map
+    return [
+        "",
+        "map",
+        map.name,
+        type_name(map.type).lower(),
+        f"key {map.key_size}",
+        f"value {map.value_size}",
+        f"max {map.max_entries}",
+        f"flags {map.map_flags:#x}",
+    ]
 
 
 def short_names(paths: Sequence[str]) -> list[str]:
