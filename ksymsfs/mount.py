@@ -6,6 +6,7 @@ import importlib
 import logging
 import os
 import queue
+import sys
 import threading
 from types import ModuleType
 from typing import Any
@@ -18,9 +19,11 @@ from ksymsfs.mountpoint import FSNAME
 
 log = logging.getLogger(__name__)
 
-BINDINGS = ("fuse", "fusepy", "mfusepy")
+_FREEBSD = sys.platform.startswith("freebsd")
+
+BINDINGS = ("mfusepy",) if _FREEBSD else ("fuse", "fusepy", "mfusepy")
 """Module names, in the order tried: fusepy as PyPI and as Debian call it, then its
-maintained fork, which also works with libfuse3."""
+maintained fork, which knows libfuse3, and FreeBSD's struct stat since FreeBSD 12."""
 
 _NEVER = 10 * 365 * 86400  # seconds the kernel may keep what cannot change
 
@@ -73,7 +76,7 @@ def serve(filesystem: Filesystem, mountpoint: str, binding: ModuleType) -> None:
         "default_permissions": True,
         "allow_other": True,
         "nosuid": True,
-        "nodev": True,
+        **({} if _FREEBSD else {"nodev": True}),  # an option FreeBSD does not know
         "noexec": True,
         "use_ino": True,
         "attr_timeout": _NEVER,

@@ -1,9 +1,10 @@
-"""The mounts that a process sees: /proc/PID/mountinfo, proc(5)."""
+"""The mounts that a process sees: proc(5) on Linux, mount(8) -p on FreeBSD."""
 
 from __future__ import annotations
 
 import os
 import re
+import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,27 @@ class Mount(NamedTuple):
     source: str
 
 
+def own_mounts() -> list[Mount]:
+    """The mounts that this process sees, in the order they were made."""
+    if Path("/proc/self/mountinfo").exists():
+        return mounts()
+    listing = subprocess.run(["mount", "-p"], capture_output=True, check=True)
+    return bsd_mounts(listing.stdout)
+
+
+def bsd_mounts(listing: bytes) -> list[Mount]:
+    """The mounts of *listing*, what FreeBSD's mount -p prints: lines of fstab(5).
+
+    It tells no numbers: those are 0.
+    """
+    found = []
+    for line in os.fsdecode(listing).splitlines():
+        source, path, fstype = line.split()[:3]
+        # strvis(3) has written space and tab as octal, as fstab(5) wants it.
+        found.append(Mount(0, (0, 0), _unescaped(path), fstype, source))
+    return found
+
+
 def mounts(mountinfo: str | os.PathLike[str] = "/proc/self/mountinfo") -> list[Mount]:
     """The mounts of *mountinfo*, in the order they were made."""
     found = []
@@ -26,7 +48,11 @@ def mounts(mountinfo: str | os.PathLike[str] = "/proc/self/mountinfo") -> list[M
         fields, _, rest = line.partition(" - ")
         number, _, device, _, escaped = fields.split()[:5]
         major, _, minor = device.partition(":")
-        path = re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), escaped)
         fstype, source = rest.split()[:2]
-        found.append(Mount(int(number), (int(major), int(minor)), path, fstype, source))
+        where = (int(major), int(minor))
+        found.append(Mount(int(number), where, _unescaped(escaped), fstype, source))
     return found
+
+
+def _unescaped(path: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), path)

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from ksymsfs.aside import Aside, AsideError
 from ksymsfs.errors import MountError
-from ksymsfs.mountinfo import Mount, mounts
+from ksymsfs.mountinfo import Mount, own_mounts
 
 FSNAME = "ksymsfs"
-_MNT_DETACH = 2
+_MNT_DETACH = 2  # Linux
+_MNT_FORCE = 0x80000  # FreeBSD
 
 ANSWER = 5.0
 """Seconds that a server already there may take to show that it is alive."""
@@ -101,7 +102,7 @@ class Mountpoint:
 
     def _mounts(self) -> list[Mount]:
         # The topmost first.
-        return [mount for mount in reversed(mounts()) if mount.path == self._real]
+        return [mount for mount in reversed(own_mounts()) if mount.path == self._real]
 
     def release(self) -> None:
         """Undo `claim`: give the directory free, and remove it if it was made."""
@@ -115,12 +116,16 @@ class Mountpoint:
 
 
 def unmount(path: str) -> None:
-    """Detach the mount at *path*, busy or dead: umount2(2) MNT_DETACH.
+    """Detach the mount at *path*, busy or dead: umount2(2), FreeBSD's unmount(2).
 
     Raises MountError where that is refused.
     """
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.umount2(os.fsencode(path), _MNT_DETACH) != 0:
+    if hasattr(libc, "umount2"):
+        result = libc.umount2(os.fsencode(path), _MNT_DETACH)
+    else:
+        result = libc.unmount(os.fsencode(path), _MNT_FORCE)
+    if result != 0:
         reason = os.strerror(ctypes.get_errno())
         raise MountError(path, f"cannot unmount what a dead server left: {reason}")
 
