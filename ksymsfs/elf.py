@@ -5,6 +5,7 @@ Names and values are those of the System V gABI, chapters 4 and 5.
 
 from __future__ import annotations
 
+import functools
 import os
 import struct
 import sys
@@ -126,28 +127,7 @@ class ElfFormat(NamedTuple):
     @property
     def sym_dtype(self) -> np.dtype[np.void]:
         """ElfN_Sym as a packed numpy record type: 24 bytes in ELF64, 16 in ELF32."""
-        o = ">" if self.byteorder == "big" else "<"
-        if self.bits == 64:
-            return np.dtype(
-                [
-                    ("st_name", f"{o}u4"),
-                    ("st_info", "u1"),
-                    ("st_other", "u1"),
-                    ("st_shndx", f"{o}u2"),
-                    ("st_value", f"{o}u8"),
-                    ("st_size", f"{o}u8"),
-                ]
-            )
-        return np.dtype(
-            [
-                ("st_name", f"{o}u4"),
-                ("st_value", f"{o}u4"),
-                ("st_size", f"{o}u4"),
-                ("st_info", "u1"),
-                ("st_other", "u1"),
-                ("st_shndx", f"{o}u2"),
-            ]
-        )
+        return _sym_dtype(self.bits, self.byteorder)
 
     @property
     def ehsize(self) -> int:
@@ -227,3 +207,16 @@ class ElfFormat(NamedTuple):
             f"{self._prefix}II4{word}II2{word}",
             name, type_, flags, addr, offset, size, link, info, align, entsize,
         )  # fmt: skip
+
+
+@functools.cache
+def _sym_dtype(bits: int, byteorder: str) -> np.dtype[np.void]:
+    o = ">" if byteorder == "big" else "<"
+    name, value, size = (
+        ("st_name", f"{o}u4"),
+        ("st_value", f"{o}u{bits // 8}"),
+        ("st_size", f"{o}u{bits // 8}"),
+    )
+    small = [("st_info", "u1"), ("st_other", "u1"), ("st_shndx", f"{o}u2")]
+    fields = [name, *small, value, size] if bits == 64 else [name, value, size, *small]
+    return np.dtype(fields)

@@ -6,9 +6,8 @@ ksyms_emit), to the byte. Pure: same input, same bytes.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
-
-import numpy as np
 
 from ksymsfs.elf import (
     ELFOSABI_FREEBSD,
@@ -27,6 +26,9 @@ MAX_STRINGS = 0xFFFFFFFF
 
 # The implicit NUL of the C initialiser is part of the 28 bytes.
 SHSTRTAB = b"\0.symtab\0.strtab\0.shstrtab\0\0"
+
+
+_PIECE = 4096  # so many symbols are copied at a time: no large memory is needed for it
 
 
 def header_size(fmt: ElfFormat) -> int:
@@ -102,15 +104,19 @@ def build_image(files: Sequence[LinkerFile], fmt: ElfFormat) -> bytes:
     """
     symsize = sum(len(f.symtab) for f in files) * fmt.symentsize
     strsize = string_size(files)
-    symoff = header_size(fmt)
-    image = bytearray(symoff + symsize + strsize)
-    image[:symoff] = image_header(fmt, symsize, strsize)
-    syms = np.frombuffer(image, fmt.sym_dtype, symsize // fmt.symentsize, symoff)
-    first, stroff = 0, symoff + symsize
+    # BytesIO gives its bytes away without a copy, if it had their size from the start.
+    image = io.BytesIO()
+    image.seek(header_size(fmt) + symsize + strsize - 1)
+    image.write(b"\0")
+    image.seek(0)
+    image.write(image_header(fmt, symsize, strsize))
+    stroff = 0
     for file in files:
-        last = first + len(file.symtab)
-        syms[first:last] = file.symtab
-        syms["st_name"][first:last] += stroff - symoff - symsize
-        image[stroff : stroff + len(file.strtab)] = file.strtab
-        first, stroff = last, stroff + len(file.strtab)
-    return bytes(image)
+        for at in range(0, len(file.symtab), _PIECE):
+            piece = file.symtab[at : at + _PIECE].copy()
+            piece["st_name"] += stroff
+            image.write(piece.data)
+        stroff += len(file.strtab)
+    for file in files:
+        image.write(file.strtab)
+    return image.getvalue()

@@ -31,21 +31,20 @@ def are_apart(highest: Iterable[tuple[Module, int]]) -> bool:
     return any(address >= m.address + m.size for m, address in highest)
 
 
-def part_ends(
-    last: _Array, following: _Array, sections: _Array, *, apart: bool, most: int
-) -> _Array:
-    """The end of each *last* symbol: *following*, or where its part ends before.
+def part_ends(address: _Array, section: _Array, *, apart: bool, most: _Array) -> _Array:
+    """Where each symbol ends but for the last: at the next one, or with its part.
 
-    *last* and *following* are addresses of neighbours in one module, *sections* the
-    section numbers of all its distinct addresses (one more than *last*), *most* the
-    module's size. In one block a part ends where the next symbol's page starts. Where
-    parts lie apart that is not known: the symbol gets no more than its own page.
+    *address* and *section* (ImageSection) are those of a module's symbols in address
+    order, *most* the module's size. In one block a part ends where the next symbol's
+    page starts. Where parts lie apart that is not known: the symbol gets no more than
+    its own page.
     """
-    sections = np.where(sections == ImageSection.BSS, ImageSection.DATA, sections)
+    last, following = address[:-1], address[1:]
+    part = np.where(section == ImageSection.BSS, ImageSection.DATA, section)
     ends = (last | _PAGE) + np.uint64(1)
-    crosses = (sections[1:] != sections[:-1]) & (following > ends)
+    crosses = (part[1:] != part[:-1]) & (following > ends)
     # A module's per-CPU symbols are small numbers, far below its other parts.
-    far = following - last > np.uint64(most)
+    far = following - last > most
     if not apart:
         ends = np.where(far, ends, following & ~_PAGE)
     return np.where(crosses | far, ends, following)
