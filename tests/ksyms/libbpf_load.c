@@ -1,6 +1,7 @@
 /* Opens a BPF object with the system's libbpf, tells its maps, loads it, and prints all
-   that libbpf says meanwhile: "map ...", "warn TEXT" and "debug TEXT" lines, at last
-   "open ERRNO" or "load ERRNO". */
+   that libbpf says meanwhile: "map ...", "warn TEXT" and "debug TEXT" lines, "insns
+   SECTION HEX" of each program as relocated, at last "open ERRNO" or "load ERRNO".
+   With a second argument it stops before loading. */
 #include <bpf/libbpf.h>
 #include <stdio.h>
 #include <string.h>
@@ -18,7 +19,9 @@ static int print(enum libbpf_print_level level, const char *format, va_list args
 int main(int argc, char **argv)
 {
 	struct bpf_object *object;
+	struct bpf_program *program;
 	struct bpf_map *map;
+	int error;
 
 	libbpf_set_print(print);
 	object = bpf_object__open_file(argv[1], NULL);
@@ -32,7 +35,18 @@ int main(int argc, char **argv)
 		       bpf_map__value_size(map), bpf_map__max_entries(map),
 		       bpf_map__map_flags(map), bpf_map__btf_key_type_id(map),
 		       bpf_map__btf_value_type_id(map));
-	printf("load %d\n", bpf_object__load(object));
+	if (argc > 2)
+		return 0;
+	error = bpf_object__load(object);
+	bpf_object__for_each_program(program, object) {
+		const unsigned char *bytes = (void *)bpf_program__insns(program);
+
+		printf("insns %s ", bpf_program__section_name(program));
+		for (size_t i = 0; i < 8 * bpf_program__insn_cnt(program); i++)
+			printf("%02x", bytes[i]);
+		printf("\n");
+	}
+	printf("load %d\n", error);
 	bpf_object__close(object);
 	return 0;
 }

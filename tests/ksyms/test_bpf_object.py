@@ -247,6 +247,25 @@ def test_a_big_endian_object_is_read_as_its_little_endian_twin(path: str) -> Non
     assert big.maps == little.maps
 
 
+def test_a_statically_linked_object_is_read_as_any_other() -> None:
+    found = load_extra("linked.o")  # by bpftool gen object
+    assert found.btf is not None
+
+    # The strong declaration of runqueues wins over the weak one.
+    assert [(e.name, e.kind, e.is_weak) for e in found.externs] == [
+        ("bpf_task_release", "func", False),
+        ("nowhere", "typeless", True),
+        ("runqueues", "var", False),
+        ("schedule", "typeless", False),
+    ]
+    assert [m.name for m in found.maps] == ["ma", "mb", ".bss", ".data"]
+    static = found.maps[3].variables
+    assert [(found.btf[v.type_id].name, v.offset) for v in static] == [
+        ("inner", 0),
+        ("inner", 8),
+    ]
+
+
 GOOD = bpf_cases.object_bytes("s12_func_ok.o")
 
 

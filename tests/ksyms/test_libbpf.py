@@ -8,11 +8,13 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from ksyms.bpf.instruction import CALL, POISON
 from ksyms.bpf.object import BpfObject
 from ksyms.kernel import Kernel
 from ksyms.resolution import resolve
@@ -108,11 +110,13 @@ class Said(NamedTuple):
     warnings: list[str]
     debug: list[str]
     maps: list[str]
+    insns: dict[str, bytes]
+    """Of each section; those with several programs have none."""
     result: str
 
 
 @pytest.fixture(scope="session")
-def libbpf_load(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Said]:
+def libbpf_load(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Said]:
     """Runs libbpf's own loader on an object; needs libbpf-dev."""
     program = tmp_path_factory.mktemp("libbpf") / "libbpf_load"
     done = subprocess.run(
@@ -122,17 +126,28 @@ def libbpf_load(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Sa
         pytest.skip("libbpf-dev is not installed")
     assert done.returncode == 0, done.stderr
 
-    def load(path: Path) -> Said:
+    @cache
+    def load(path: Path, *options: str) -> Said:
         done = subprocess.run(
-            [program, path], capture_output=True, check=True, errors="surrogateescape"
+            [program, path, *options],
+            capture_output=True,
+            check=True,
+            errors="surrogateescape",
         )
-        kinds: dict[str, list[str]] = {"warn": [], "debug": [], "map": []}
+        kinds: dict[str, list[str]] = {"warn": [], "debug": [], "map": [], "insns": []}
         for line in done.stdout.splitlines():
             kind, _, text = line.partition(" ")
             if kind in kinds:
                 kinds[kind].append(text.removeprefix("libbpf: "))
         result = done.stdout.splitlines()[-1]
-        return Said(kinds["warn"], kinds["debug"], kinds["map"], result)
+        programs = [text.rpartition(" ")[::2] for text in kinds["insns"]]
+        sections = [section for section, _ in programs]
+        insns = {
+            section: bytes.fromhex(code)
+            for section, code in programs
+            if sections.count(section) == 1
+        }
+        return Said(kinds["warn"], kinds["debug"], kinds["map"], insns, result)
 
     return load
 
@@ -184,7 +199,7 @@ def of_1_8(text: str) -> str:
 
 @pytest.mark.parametrize("name", sorted(sources()))
 def test_libbpf_agrees_about_what_was_just_built(
-    name: str, built: Path, libbpf_load: Callable[[Path], Said], kernel: Kernel
+    name: str, built: Path, libbpf_load: Callable[..., Said], kernel: Kernel
 ) -> None:
     path = built / f"{name}.o"
     said = libbpf_load(path)
@@ -221,6 +236,26 @@ def test_libbpf_agrees_about_what_was_just_built(
         assert resolved <= set_names
 
 
+@pytest.mark.parametrize("name", sorted(sources()))
+def test_libbpf_writes_the_same_instructions(
+    name: str, built: Path, libbpf_load: Callable[..., Said], kernel: Kernel
+) -> None:
+    path = built / f"{name}.o"
+    said = libbpf_load(path)
+    answer = resolve(BpfObject.load(path), kernel)
+
+    if not answer.is_ok or name in AGED:
+        assert not said.result.endswith(" 0")
+        return
+    for section, offset, _, insn, _ in answer.instructions:
+        # Calls of absent functions are poisoned since libbpf 1.2.
+        is_poisoned = insn.code == CALL and insn.imm >= POISON
+        if section in said.insns and not is_poisoned:
+            ours = insn.to_bytes("little")
+            assert said.insns[section][offset : offset + len(ours)] == ours
+    assert said.insns
+
+
 @pytest.mark.parametrize(
     "path",
     [
@@ -235,11 +270,11 @@ def test_libbpf_agrees_about_what_was_just_built(
     ],
 )
 def test_libbpf_makes_the_same_maps_of_an_object(
-    path: str, tmp_path: Path, libbpf_load: Callable[[Path], Said]
+    path: str, tmp_path: Path, libbpf_load: Callable[..., Said]
 ) -> None:
     file = tmp_path / "case.o"
     file.write_bytes(bpf_cases.archive()[path])
-    said = libbpf_load(file)
+    said = libbpf_load(file, "open")
     theirs = [line.removeprefix("case") for line in said.maps if ".kconfig" not in line]
 
     assert theirs == [

@@ -14,6 +14,7 @@ from ksyms.bpf.instruction import Instruction
 from ksyms.bpf.object import BpfObject
 from ksyms.btf_types import Kind
 from ksyms.check import Answer
+from ksyms.kallsyms import KallsymsImage
 from ksyms.kernel import Kernel
 from ksyms.kptr_check import check_kptrs
 from ksyms.report.records import answer_record
@@ -21,6 +22,7 @@ from ksyms.report.text import answer_text
 from ksyms.resolution import Resolution, ResolvedExtern, resolve
 from tests.ksyms import bpf_cases
 from tests.ksyms.btf_writer import BtfWriter
+from tests.ksyms.images import kernel_image
 from tests.ksyms.kernels import made_up_kernel, recorded_kernel
 
 ROWS = bpf_cases.recorded("expected_ksym")
@@ -63,6 +65,21 @@ def test_libbpf_gave_this_verdict_text_and_address(row: dict[str, Any]) -> None:
                 None,
                 None,
             )
+
+
+def test_an_image_of_the_same_kernel_gives_the_same_answers() -> None:
+    text = recorded_kernel("kernel")
+    image = kernel_image(kallsyms=bpf_cases.table("kallsyms_real.txt"))
+    kernel = Kernel(
+        name=text.name,
+        symbols=KallsymsImage(image, "image"),
+        btf=text.btf,
+        facts=text.facts,
+    )
+
+    for row in ROWS:
+        if row["tables"] == "kernel":
+            assert run(row["object"], kernel) == run(row["object"], text)
 
 
 def test_all_problems_are_reported_in_libbpfs_order() -> None:
