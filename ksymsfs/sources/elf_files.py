@@ -16,7 +16,7 @@ from ksymsfs.sources.modules import parse_modules, require_settled
 from ksymsfs.sources.objectfile import ObjectFile, read_object
 from ksymsfs.sources.section_addresses import section_addresses, section_files
 
-SYSFS = Path("/sys/module")
+SYSFS, PROC_MODULES = Path("/sys/module"), Path("/proc/modules")
 
 
 class ModuleFile(NamedTuple):
@@ -101,7 +101,7 @@ class ElfFiles(Source):
         if linux and relocation is None:
             relocation = self._relocation_from_kallsyms(kernel)
         files = [place_kernel(kernel, relocation or 0, linux=linux)]
-        ranges = self._ranges()
+        ranges = self._ranges() if linux else {}
         for option, module in zip(self._modules, modules, strict=True):
             if not linux:
                 files.append(place_freebsd_module(option, module, kernel))
@@ -132,8 +132,13 @@ class ElfFiles(Source):
     def _ranges(self) -> dict[str, tuple[int, int]]:
         path = self._linux.modules
         if path is None:
-            return {}
-        modules = parse_modules(path.read_bytes(), str(path))
+            # Where sections are this machine's, so are the modules.
+            is_here = self._modules and not self._linux.sections
+            if not is_here or not PROC_MODULES.exists():
+                return {}
+            path = PROC_MODULES
+        with source_errors(path):
+            modules = parse_modules(path.read_bytes(), str(path))
         require_settled(modules, str(path))
         return {m.name: (m.address, m.size) for m in modules}
 

@@ -361,7 +361,7 @@ def test_a_huge_file_costs_an_error_and_no_memory(tmp_path: Path, what: str) -> 
         )
         path.write_bytes(elf.to_bytes())
 
-    for flavor in ("freebsd", "netbsd", "illumos"):
+    for flavor in ("freebsd", "netbsd", "illumos") if what == "tails" else ("freebsd",):
         command = [sys.executable, "-m", "ksymsfs.mkksyms", "--kernel", str(path)]
         run = subprocess.run(
             [*command, "--flavor", flavor, "-o", str(tmp_path / "image")],
