@@ -397,15 +397,14 @@ def test_capture_tells_what_it_took_and_refuses_to_overwrite(
     run: Any, tmp_path: Path
 ) -> None:
     target = str(tmp_path / "capture")
-    status, out, _ = run("capture", target)
-    assert status == 0
-    assert out.startswith(f"{target}: ")
+    (tmp_path / "capture").mkdir()
+    (tmp_path / "capture" / "facts.json").write_text("an older one")
 
     status, out, err = run("capture", target)
     assert (status, out) == (2, "")
     assert err == f"ksyms: {target}: holds a capture already (--force replaces it)\n"
 
-    status, out, _ = run("capture", "--force", "--json", target)
+    status, out, _ = run("capture", "--force", target)
     assert status == 0
-    assert json.loads(out)["format"] == 1
+    assert out.startswith(f"{target}: ")
     assert run("bpf", "check", "s01_typeless_func.o", "--kernel", target)[0] == 0
