@@ -171,7 +171,7 @@ def _ranges(
             limit = np.uint64(min(start + longest - 1, int(top)))
             last = min(int(np.searchsorted(values, limit, "right")), stop)
             end = min(int(lasts[last - 1]), int(limit))
-            yield inside[first:last], _Range(start, end - start + 1)
+            yield inside[first:last], _Range(start, min(end - start + 1, int(top)))
             first = last
 
 

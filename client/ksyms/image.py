@@ -44,6 +44,9 @@ NO_PLACE = (STT_SECTION, STT_FILE, STT_TLS)
 
 # The kernel's names end at 512 bytes (KSYM_NAME_LEN), mangled ones rarely pass 4096.
 _NAME_MAX = 65536
+# Names that overlap can be longer, taken together, than the table they stand in; so
+# many bytes of them are still taken for a linker's work.
+_OVERLAP = 1 << 26
 
 
 class LinkerFile:
@@ -222,6 +225,22 @@ class Image:
                 end -= 1
             yield start, end, file
 
+    def name_linker_files(self, listing: str) -> None:
+        """Name the linker files of an image that does not, after ksymsfs' listing.
+
+        A line of it is ``id address size symbols name``. A listing of another state
+        of the kernel, which is one with other numbers of symbols, names nothing.
+        """
+        try:
+            rows = [line.split(maxsplit=4) for line in listing.splitlines()]
+            counts = [int(row[3]) for row in rows]
+            files = [LinkerFile(r[4], int(r[1], 0), int(r[2], 0)) for r in rows]
+        except (ValueError, IndexError):
+            return
+        ends = [*self.run_starts[1:], self._count]
+        if counts == list(map(sub, ends, self.run_starts)):
+            self.run_files = files
+
     def module(self, index: int) -> str | None:
         """The module that a symbol belongs to, None for the kernel."""
         run = bisect_right(self.run_starts, index) - 1
@@ -290,7 +309,10 @@ class Image:
         return self._data[self._strings : self._strings_end].isascii()
 
     def names(self) -> list[str]:
-        """The names of all symbols; five times as fast as name() of each."""
+        """The names of all symbols; five times as fast as name() of each.
+
+        Raises ImageError where they overlap to far more than their table holds.
+        """
         strings = self._data[self._strings : self._strings_end]
         if strings.isascii():
             # As many strings as symbols: the symbols' own, where they follow each other
@@ -301,7 +323,13 @@ class Image:
                 steps = map(sub, [*starts[1:], len(strings)], starts)
                 if list(map(sub, steps, map(len, names))) == [1] * self._count:
                     return names
-        return list(map(self.name, range(self._count)))
+        names, room = [], len(strings) + _OVERLAP
+        for index in range(self._count):
+            names.append(self.name(index))
+            room -= len(names[-1])
+            if room < 0:
+                raise self._elf.error("names overlap to more than they could hold")
+        return names
 
     def nm_types(self, symbols: Sequence[int]) -> list[str]:
         """The letters of the symbols of these indexes."""
@@ -315,11 +343,6 @@ class Image:
         names = self.names()
         for index in filter(self.is_place, range(self._count)):
             yield index, names[index]
-
-    @property
-    def strings_size(self) -> int:
-        """Bytes of the string table."""
-        return self._strings_end - self._strings
 
     def find_string(self, string: bytes) -> Iterator[int]:
         """The offsets in the string table at which *string* stands."""
@@ -348,7 +371,26 @@ def read_image(path: str | os.PathLike[str] | None = None) -> Image:
     if name == "-":
         return Image(sys.stdin.buffer.read(), "standard input")
     with open(name, "rb", buffering=0) as file:
-        return Image(file.read(), name)
+        image = Image(file.read(), name)
+    if len(image.run_files) > 1 and not image.has_linker_files:
+        image.name_linker_files(_listing_beside(name))
+    return image
+
+
+def _listing_beside(name: str) -> str:
+    # ksymsfs serves snapshots/N, and a listing of the linker files next to snapshots.
+    folder = os.path.dirname(os.path.realpath(name))
+    if os.path.basename(folder) != "snapshots":
+        return ""
+    try:
+        with open(
+            os.path.join(os.path.dirname(folder), "modules"),
+            encoding="utf-8",
+            errors="surrogateescape",
+        ) as listing:
+            return listing.read(1 << 20)
+    except OSError:
+        return ""
 
 
 def default_image() -> str:

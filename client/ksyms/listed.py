@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 from ksyms.errors import ImageError
 from ksyms.image import LinkerFile
 
@@ -35,11 +33,6 @@ class ListedSymbols:
 
     def __len__(self) -> int:
         return len(self.symbols)
-
-    @property
-    def strings_size(self) -> int:
-        """Bytes of names there can be: no bound, they are in memory already."""
-        return sys.maxsize
 
     def named_places(self) -> Iterator[tuple[int, str]]:
         """The index and name of each symbol."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from ksyms.errors import ImageError
 from ksyms.image import Image, indexes
 
 TYPE_CHECKING = False
@@ -14,10 +13,6 @@ if TYPE_CHECKING:
 # So many names are searched for, each in 1 ms, before the index is made in 50 ms; and
 # so many places of a name among the strings are looked at in one search.
 _SEARCHES, _HITS = 16, 32
-
-# Names that overlap can be longer, taken together, than the table they stand in; so
-# many bytes of them are still taken for a linker's work.
-_OVERLAP = 1 << 26
 
 
 class NameIndex:
@@ -66,17 +61,10 @@ class NameIndex:
 
     def _build(self) -> None:
         records, unique, several = self._records, self._unique, self._several
-        room = records.strings_size + _OVERLAP
         for i, name in records.named_places():
             first = unique.setdefault(name, i)
             if first is not i:
                 several.setdefault(name, [first]).append(i)
-            else:
-                room -= len(name)
-                if room < 0:
-                    raise ImageError(
-                        records.path, "names overlap to more than they could hold"
-                    )
         for name in (*several, ""):
             unique.pop(name, None)
         several.pop("", None)
