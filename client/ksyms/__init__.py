@@ -7,8 +7,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ksyms.bpf.object import BpfObject
     from ksyms.btf import Btf
+    from ksyms.device import Device
     from ksyms.errors import (
         AddressNotFoundError,
+        AddressSyntaxError,
         AmbiguousSymbolError,
         BpfObjectError,
         BtfError,
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
         SymbolNotFoundError,
         TypeNotFoundError,
     )
+    from ksyms.image import LinkerFile
     from ksyms.kernel import Kernel
     from ksyms.resolution import Resolution, resolve
     from ksyms.symbol import Symbol, Symbolized
@@ -26,15 +29,18 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AddressNotFoundError",
+    "AddressSyntaxError",
     "AmbiguousSymbolError",
     "BpfObject",
     "BpfObjectError",
     "Btf",
     "BtfError",
     "CaptureError",
+    "Device",
     "ImageError",
     "Kernel",
     "KsymsError",
+    "LinkerFile",
     "Resolution",
     "RestrictedError",
     "Symbol",
@@ -51,7 +57,9 @@ __all__ = [
 _HOMES = {
     "BpfObject": "bpf.object",
     "Btf": "btf",
+    "Device": "device",
     "Kernel": "kernel",
+    "LinkerFile": "image",
     "Resolution": "resolution",
     "Symbol": "symbol",
     "SymbolTable": "table",
@@ -61,14 +69,17 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> object:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+if not TYPE_CHECKING:
+    # For type checkers, a name that is not imported above is a mistake.
 
-    value = getattr(import_module(f"ksyms.{_HOMES.get(name, 'errors')}"), name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> object:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        value = getattr(import_module(f"ksyms.{_HOMES.get(name, 'errors')}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ksyms.errors import KsymsError, SymbolNotFoundError
+from ksyms.errors import AddressSyntaxError, SymbolNotFoundError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,16 +12,6 @@ if TYPE_CHECKING:
     from ksyms.table import SymbolTable
 
 _HEX = frozenset("0123456789abcdefABCDEF")
-
-
-class AddressSyntaxError(KsymsError, ValueError):
-    """*text* is neither an address nor name+0xoffset."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(
-            f"{text[:80]!r} is no address (hexadecimal, 64 bits) nor a name+0xoffset"
-        )
-        self.text = text
 
 
 def parse_address(text: str, table: Callable[[], SymbolTable]) -> int:

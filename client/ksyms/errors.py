@@ -50,6 +50,16 @@ class AddressNotFoundError(KsymsError, LookupError):
         self.address = address
 
 
+class AddressSyntaxError(KsymsError, ValueError):
+    """*text* is neither an address nor name+0xoffset."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(
+            f"{text[:80]!r} is no address (hexadecimal, 64 bits) nor a name+0xoffset"
+        )
+        self.text = text
+
+
 class RestrictedError(KsymsError, PermissionError):
     """Every address is 0: the kernel hid them from the reader (kptr_restrict)."""
 

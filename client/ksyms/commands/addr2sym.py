@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import sys
 
-from ksyms.address import AddressSyntaxError, parse_address
-from ksyms.errors import KsymsError
+from ksyms.address import parse_address
+from ksyms.errors import AddressSyntaxError, KsymsError
 from ksyms.image import Image, read_image
 from ksyms.options import add_json_lines
 from ksyms.sprint import sprint_symbol
