@@ -23,6 +23,9 @@ examples:
   mkksyms -o ksyms.elf                       the running kernel
   mkksyms | ksyms -k - nm -n                 its symbols, by address
   mkksyms --kallsyms kallsyms.txt --modules modules.txt -o ksyms.elf
+  mkksyms --kernel kernel -m ksyms.ko@0xffffffff80f18000+0x2248 -o ksyms.elf
+  mkksyms --kernel vmlinux --kallsyms kallsyms.txt -m dummy.ko -o ksyms.elf
+  mkksyms --manifest kernel.toml --layout debug -o ksyms.elf
 """
 
 

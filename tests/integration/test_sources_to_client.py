@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -93,3 +94,76 @@ def test_the_letters_of_freebsd_s_kernel_are_nm_s(
     ours = {f"{s.address:016x} {s.nm_type} {s.name}" for s in table}
 
     assert ours == {line for line in nm if line[0] != " "}
+
+
+@pytest.mark.parametrize("flavor", ["netbsd", "illumos"])
+def test_the_images_of_other_systems_are_read(tmp_path: Path, flavor: str) -> None:
+    (tmp_path / "kallsyms").write_text(KALLSYMS)
+    source = ["--kallsyms", str(tmp_path / "kallsyms")]
+    places = {(s.name, s.address) for s in table_of(tmp_path, *source)}
+
+    table = table_of(tmp_path, *source, "--flavor", flavor)
+
+    assert {(s.name, s.address) for s in table} == places
+    assert table.lookup("nft_register").address == 0xFFFFFFFFC0A01040
+    assert table.symbolize(0xFFFFFFFF81000104).symbol.name == "vfs_read"
+
+
+C_SOURCE = """\
+int jiffies = 1;
+static int buffer[4];
+static int helper(int a) { return a + buffer[0]; }
+int vfs_read(int a) { return helper(a) + jiffies; }
+int _stext(void) { return vfs_read(2); }
+"""
+
+
+@pytest.fixture
+def toolchain(tmp_path: Path) -> Path:
+    """A folder with a kernel and a module as a real compiler and linker make them."""
+    if not shutil.which("cc"):
+        pytest.skip("no C compiler")
+    (tmp_path / "kernel.c").write_text(C_SOURCE)
+    cc = ["cc", "-O0", "-g", "-ffreestanding", "-fno-pie", "-fno-pic"]
+    subprocess.check_call([*cc, "-c", "-o", tmp_path / "m.ko", tmp_path / "kernel.c"])
+    link = ["-nostdlib", "-static", "-no-pie", "-Wl,-Ttext=0x1000000,-e,_stext"]
+    files: list[str | Path] = ["-o", tmp_path / "vmlinux", tmp_path / "kernel.c"]
+    subprocess.check_call([*cc, *link, *files])
+    return tmp_path
+
+
+def nm(path: Path) -> dict[str, int]:
+    text = subprocess.check_output(["nm", path], text=True)
+    lines = (line.split() for line in text.splitlines())
+    return {name: int(address, 16) for address, _, name in lines}
+
+
+def test_a_linked_kernel_moves_as_a_whole(toolchain: Path) -> None:
+    table = table_of(
+        toolchain, "--kernel", str(toolchain / "vmlinux"), "--relocate", "0x5000000"
+    )
+
+    found = {s.name: s.address for s in table}
+
+    assert found == {n: a + 0x5000000 for n, a in nm(toolchain / "vmlinux").items()}
+
+
+def test_an_object_file_is_placed_by_its_sections(toolchain: Path) -> None:
+    places = {".text": 0xC0A01000, ".data": 0xC0B02000, ".bss": 0xC0C03000}
+    (toolchain / "sections").write_text(
+        "".join(f"m {name} {address:#x}\n" for name, address in places.items())
+    )
+    lines = subprocess.check_output(["nm", toolchain / "m.ko"], text=True).splitlines()
+    bases = {"t": ".text", "d": ".data", "b": ".bss"}
+
+    table = table_of(
+        toolchain,
+        *("--kernel", str(toolchain / "vmlinux"), "-m", str(toolchain / "m.ko")),
+        *("--sections", str(toolchain / "sections")),
+    )
+
+    found = {(s.address, s.nm_type, s.name) for s in table if s.module == "m"}
+    assert found == {
+        (int(address, 16) + places[bases[letter.lower()]], letter, name)
+        for address, letter, name in map(str.split, lines)
+    }
