@@ -13,21 +13,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ksymsfs.elf import (
-    ELFOSABI_NONE,
-    ET,
-    PF_R,
-    PF_W,
-    PF_X,
-    PT_LOAD,
-    SHN,
-    SHT,
-    STB,
-    ElfFormat,
-    SymArray,
-)
+from ksymsfs.elf import ELFOSABI_NONE, SHN, STB, ElfFormat, SymArray
 from ksymsfs.errors import ImageTooLargeError
-from ksymsfs.image import SHSTRTAB, header_size
+from ksymsfs.image import image_header
 from ksymsfs.linker import (
     ImageSection,
     LinkerFile,
@@ -68,7 +56,16 @@ def build_illumos_image(files: Sequence[LinkerFile], fmt: ElfFormat) -> bytes:
         locals_.append(table[is_local])
         others.append(table[~is_local])
     symtab = np.concatenate(locals_ + others, dtype=fmt.sym_dtype)
-    header = _header(files[0], fmt, len(symtab), sum(map(len, locals_)), offsets[-1])
+    header = image_header(
+        fmt,
+        symtab.nbytes,
+        offsets[-1],
+        osabi=ELFOSABI_NONE,
+        text=_extent(files[0], ImageSection.TEXT, ImageSection.TEXT),
+        data=_extent(files[0], ImageSection.DATA, ImageSection.BSS),
+        info=sum(map(len, locals_)),
+        shstralign=1,
+    )
     return b"".join([header, symtab.tobytes(), *strings])
 
 
@@ -102,69 +99,12 @@ def _rename(tables: Sequence[SymArray], strings: Sequence[bytes]) -> None:
         first += len(table)
 
 
-def _header(
-    kernel: LinkerFile, fmt: ElfFormat, count: int, local: int, strsize: int
-) -> bytes:
-    phoff = fmt.ehsize
-    shoff = phoff + 2 * fmt.phentsize
-    shstroff = shoff + 4 * fmt.shentsize
-    symoff = header_size(fmt)
-    symsize = count * fmt.symentsize
-    text = _extent(kernel, ImageSection.TEXT, ImageSection.TEXT)
-    data = _extent(kernel, ImageSection.DATA, ImageSection.BSS)
-    header = b"".join(
-        [
-            fmt.ehdr(
-                osabi=ELFOSABI_NONE,
-                type_=ET.EXEC,
-                phoff=phoff,
-                phnum=2,
-                shoff=shoff,
-                shnum=4,
-                shstrndx=3,
-            ),
-            # p_memsz is a difference of pointers, cut to 32 bits.
-            fmt.phdr(
-                type_=PT_LOAD,
-                flags=PF_R | PF_X,
-                vaddr=text[0],
-                memsz=text[1] & 0xFFFFFFFF,
-            ),
-            fmt.phdr(
-                type_=PT_LOAD,
-                flags=PF_R | PF_W | PF_X,
-                vaddr=data[0],
-                memsz=data[1] & 0xFFFFFFFF,
-            ),
-            fmt.shdr(),
-            fmt.shdr(
-                name=1,
-                type_=SHT.SYMTAB,
-                offset=symoff,
-                size=symsize,
-                link=2,
-                info=local,
-                align=fmt.wordsize,
-                entsize=fmt.symentsize,
-            ),
-            fmt.shdr(
-                name=9, type_=SHT.STRTAB, offset=symoff + symsize, size=strsize, align=1
-            ),
-            fmt.shdr(
-                name=17, type_=SHT.STRTAB, offset=shstroff, size=len(SHSTRTAB), align=1
-            ),
-            SHSTRTAB,
-        ]
-    )
-    return header.ljust(symoff, b"\0")
-
-
 def _extent(kernel: LinkerFile, first: int, last: int) -> tuple[int, int]:
-    # s_text and e_text - s_text, or s_data and e_data - s_data.
+    # s_text and e_text - s_text, or s_data and e_data - s_data; cut to 32 bits.
     sections = symbol_sections(kernel)
     inside = kernel.symtab[(sections >= first) & (sections <= last)]
     if not len(inside):
         return 0, 0
     start = int(inside["st_value"].min())
     ends = inside["st_value"] + inside["st_size"]
-    return start, max(int(ends.max()) - start, 0)
+    return start, max(int(ends.max()) - start, 0) & 0xFFFFFFFF

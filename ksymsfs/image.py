@@ -54,8 +54,23 @@ def image_size(files: Sequence[LinkerFile], fmt: ElfFormat) -> int:
     return header_size(fmt) + syms + sum(len(f.strtab) for f in files)
 
 
-def image_header(fmt: ElfFormat, symsize: int, strsize: int) -> bytes:
-    """struct ksyms_hdr, for tables of *symsize* and *strsize* bytes."""
+def image_header(
+    fmt: ElfFormat,
+    symsize: int,
+    strsize: int,
+    *,
+    osabi: int = ELFOSABI_FREEBSD,
+    text: tuple[int, int] = (0, 0),
+    data: tuple[int, int] = (0, 0),
+    info: int | None = None,
+    shstralign: int = 0,
+) -> bytes:
+    """struct ksyms_hdr, for tables of *symsize* and *strsize* bytes.
+
+    The rest is what illumos knows better: address and size of the kernel's *text* and
+    *data*, the count of local symbols for sh_info (FreeBSD's is that of all), and the
+    alignment of .shstrtab.
+    """
     phoff = fmt.ehsize
     shoff = phoff + 2 * fmt.phentsize
     shstroff = shoff + 4 * fmt.shentsize
@@ -63,7 +78,7 @@ def image_header(fmt: ElfFormat, symsize: int, strsize: int) -> bytes:
     header = b"".join(
         [
             fmt.ehdr(
-                osabi=ELFOSABI_FREEBSD,
+                osabi=osabi,
                 type_=ET.EXEC,
                 phoff=phoff,
                 phnum=2,
@@ -71,24 +86,31 @@ def image_header(fmt: ElfFormat, symsize: int, strsize: int) -> bytes:
                 shnum=4,
                 shstrndx=3,
             ),
-            fmt.phdr(type_=PT_LOAD, flags=PF_R | PF_X),
-            fmt.phdr(type_=PT_LOAD, flags=PF_R | PF_W | PF_X),
+            fmt.phdr(type_=PT_LOAD, flags=PF_R | PF_X, vaddr=text[0], memsz=text[1]),
+            fmt.phdr(
+                type_=PT_LOAD, flags=PF_R | PF_W | PF_X, vaddr=data[0], memsz=data[1]
+            ),
             fmt.shdr(),
-            # sh_info is the count of all symbols, as the kernel has it.
             fmt.shdr(
                 name=1,
                 type_=SHT.SYMTAB,
                 offset=symoff,
                 size=symsize,
                 link=2,
-                info=symsize // fmt.symentsize,
+                info=symsize // fmt.symentsize if info is None else info,
                 align=fmt.wordsize,
                 entsize=fmt.symentsize,
             ),
             fmt.shdr(
                 name=9, type_=SHT.STRTAB, offset=symoff + symsize, size=strsize, align=1
             ),
-            fmt.shdr(name=17, type_=SHT.STRTAB, offset=shstroff, size=len(SHSTRTAB)),
+            fmt.shdr(
+                name=17,
+                type_=SHT.STRTAB,
+                offset=shstroff,
+                size=len(SHSTRTAB),
+                align=shstralign,
+            ),
             SHSTRTAB,
         ]
     )

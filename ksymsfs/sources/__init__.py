@@ -24,10 +24,18 @@ class Source(ABC):
     def name(self) -> str:
         """What messages call this source: a path, or ``running kernel``."""
 
+    _format: ElfFormat | None = None  # set by linker_files
+
     @property
-    @abstractmethod
     def format(self) -> ElfFormat:
-        """The ELF class, byte order and machine of the image."""
+        """The ELF class, byte order and machine of the image.
+
+        Those of the last `linker_files`, which is called if it has not been.
+        """
+        if self._format is None:
+            self.linker_files()
+        assert self._format is not None
+        return self._format
 
     @abstractmethod
     def fingerprint(self) -> Hashable:

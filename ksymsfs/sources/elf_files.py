@@ -11,7 +11,13 @@ from ksymsfs.elf import ELFOSABI_FREEBSD, ElfFormat
 from ksymsfs.errors import RestrictedError, SourceFormatError
 from ksymsfs.linker import LinkerFile
 from ksymsfs.sources import Source, freebsd_linker, linux_linker
-from ksymsfs.sources.files import files_fingerprint, source_errors
+from ksymsfs.sources.files import (
+    MAX_KALLSYMS,
+    MAX_MODULES,
+    files_fingerprint,
+    read_file,
+    source_errors,
+)
 from ksymsfs.sources.modules import parse_modules, require_settled
 from ksymsfs.sources.objectfile import ObjectFile, read_object
 from ksymsfs.sources.section_addresses import section_addresses, section_files
@@ -55,19 +61,11 @@ class ElfFiles(Source):
         self._kernel = kernel
         self._modules = tuple(modules)
         self._linux = linux
-        self._format: ElfFormat | None = None
         self._by_sections = False
 
     @property
     def name(self) -> str:
         return str(self._kernel)
-
-    @property
-    def format(self) -> ElfFormat:
-        if self._format is None:
-            with source_errors(self._kernel):
-                self._format = read_object(self._kernel).format
-        return self._format
 
     def fingerprint(self) -> Hashable:
         paths = [self._kernel, *(m.path for m in self._modules)]
@@ -118,7 +116,9 @@ class ElfFiles(Source):
         if path is None:
             return 0
         match = re.search(
-            rb"^([0-9a-fA-F]+) [A-Za-z] _stext$", path.read_bytes(), re.MULTILINE
+            rb"^([0-9a-fA-F]+) [A-Za-z] _stext$",
+            read_file(path, MAX_KALLSYMS),
+            re.MULTILINE,
         )
         if match is None:
             raise SourceFormatError(str(path), "", "has no symbol _stext")
@@ -137,8 +137,7 @@ class ElfFiles(Source):
             if not is_here or not PROC_MODULES.exists():
                 return {}
             path = PROC_MODULES
-        with source_errors(path):
-            modules = parse_modules(path.read_bytes(), str(path))
+        modules = parse_modules(read_file(path, MAX_MODULES), str(path))
         require_settled(modules, str(path))
         return {m.name: (m.address, m.size) for m in modules}
 

@@ -25,7 +25,12 @@ from ksymsfs.sources.elf_files import (
     place_kernel,
     place_linux_module,
 )
-from ksymsfs.sources.files import Fingerprint, files_fingerprint, source_errors
+from ksymsfs.sources.files import (
+    Fingerprint,
+    files_fingerprint,
+    read_file,
+    source_errors,
+)
 from ksymsfs.sources.kallsyms import kallsyms_linker_files
 from ksymsfs.sources.modules import Module
 from ksymsfs.sources.objectfile import ObjectFile, read_object
@@ -39,18 +44,10 @@ class Manifest(Source):
         self._path = path
         self._seen: Fingerprint = ()
         self._files: list[Path] = []
-        self._format: ElfFormat | None = None
 
     @property
     def name(self) -> str:
         return str(self._path)
-
-    @property
-    def format(self) -> ElfFormat:
-        if self._format is None:
-            self.linker_files()
-        assert self._format is not None
-        return self._format
 
     def fingerprint(self) -> Hashable:
         seen = files_fingerprint([self._path])
@@ -101,11 +98,7 @@ class Manifest(Source):
         """Nothing is held."""
 
     def _read(self) -> Description:
-        with source_errors(self._path):
-            size = self._path.stat().st_size
-            if size > MAX_MANIFEST:
-                raise SourceError(str(self._path), f"a manifest of {size} bytes")
-            data = self._path.read_bytes()
+        data = read_file(self._path, MAX_MANIFEST)
         try:
             text = data.decode().replace("\r\n", "\n")
         except UnicodeDecodeError as error:

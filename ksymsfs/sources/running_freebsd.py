@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ksymsfs.elf import ET, SHN, STB, STT, ElfFormat
+from ksymsfs.elf import ET, SHN, STB, STT
 from ksymsfs.errors import SourceChangingError, SourceError
 from ksymsfs.linker import LinkerFile
 from ksymsfs.sources import Source
@@ -41,18 +41,10 @@ class RunningFreeBSD(Source):
     def __init__(self, kld: Kld | None = None, *, root: Path = Path("/")) -> None:
         self._kld = kld or SystemCalls()
         self._root = root
-        self._format: ElfFormat | None = None
 
     @property
     def name(self) -> str:
         return "running kernel"
-
-    @property
-    def format(self) -> ElfFormat:
-        if self._format is None:
-            self.linker_files()
-        assert self._format is not None
-        return self._format
 
     def fingerprint(self) -> Hashable:
         """The linker files, with their ids, which are not used again, and paths."""

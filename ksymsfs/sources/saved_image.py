@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from ksymsfs.elf import SHN, STB, STT, ElfFormat, st_info
-from ksymsfs.errors import SourceError
 from ksymsfs.linker import LinkerFile
 from ksymsfs.sources import Source
-from ksymsfs.sources.files import files_fingerprint, source_errors
+from ksymsfs.sources.files import files_fingerprint, read_file
 from ksymsfs.sources.objectfile import ObjectFile, parse_object
 
 MAX_IMAGE = 1 << 30
@@ -25,18 +24,10 @@ class SavedImage(Source):
     def __init__(self, path: Path) -> None:
         self._path = path
         self._image = b""
-        self._format: ElfFormat | None = None
 
     @property
     def name(self) -> str:
         return str(self._path)
-
-    @property
-    def format(self) -> ElfFormat:
-        if self._format is None:
-            self.linker_files()
-        assert self._format is not None
-        return self._format
 
     def fingerprint(self) -> Hashable:
         return files_fingerprint([self._path])
@@ -46,11 +37,7 @@ class SavedImage(Source):
 
         Those of a foreign image are unnamed but for the kernel: ``#2``, ``#3`` ...
         """
-        with source_errors(self._path):
-            size = self._path.stat().st_size
-            if size > MAX_IMAGE:
-                raise SourceError(str(self._path), f"an image of {size} bytes")
-            self._image = self._path.read_bytes()
+        self._image = read_file(self._path, MAX_IMAGE)
         image = parse_object(self._path, BytesIO(self._image))
         if not len(image.symtab):
             raise image.error("holds no symbols")

@@ -12,7 +12,12 @@ from ksymsfs.elf import SHN, ElfFormat
 from ksymsfs.errors import SourceError
 from ksymsfs.linker import LinkerFile
 from ksymsfs.sources import Source
-from ksymsfs.sources.files import files_fingerprint, source_errors
+from ksymsfs.sources.files import (
+    MAX_KALLSYMS,
+    MAX_MODULES,
+    files_fingerprint,
+    read_file,
+)
 from ksymsfs.sources.kallsyms import kallsyms_linker_files
 from ksymsfs.sources.modules import Module, parse_modules, require_settled
 
@@ -30,14 +35,11 @@ class SavedTables(Source):
         self._kallsyms = kallsyms
         self._modules = modules
         self._relocation = relocation
+        self._format = ElfFormat.native()
 
     @property
     def name(self) -> str:
         return str(self._kallsyms)
-
-    @property
-    def format(self) -> ElfFormat:
-        return ElfFormat.native()
 
     def fingerprint(self) -> Hashable:
         paths = [self._kallsyms]
@@ -45,8 +47,7 @@ class SavedTables(Source):
 
     def linker_files(self) -> Sequence[LinkerFile]:
         modules = self._read_modules()
-        with source_errors(self._kallsyms):
-            text = self._kallsyms.read_bytes()
+        text = read_file(self._kallsyms, MAX_KALLSYMS)
         files = kallsyms_linker_files(text, modules, self.format, name=self.name)
         if self._relocation:
             files[0] = self._moved(files[0])
@@ -55,8 +56,7 @@ class SavedTables(Source):
     def _read_modules(self) -> list[Module] | None:
         if self._modules is None:
             return None
-        with source_errors(self._modules):
-            text = self._modules.read_bytes()
+        text = read_file(self._modules, MAX_MODULES)
         modules = parse_modules(text, str(self._modules))
         require_settled(modules, str(self._modules))
         return modules

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from ksymsfs.errors import SourceFormatError
+from ksymsfs.sources.files import MAX_MODULES, read_file
 
 _LINE = re.compile(
     r"(?:.*/)?(?P<module>[^/\s]+)(?:/sections/|\s+)(?P<section>[^/\s:]+)"
@@ -48,7 +49,7 @@ def _from_folder(folder: Path) -> dict[str, int]:
 
 def _from_text(path: Path, module: str) -> dict[str, int]:
     addresses: dict[str, int] = {}
-    text = path.read_text(errors="backslashreplace")
+    text = read_file(path, MAX_MODULES).decode(errors="backslashreplace")
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.startswith("#"):
             continue

@@ -137,3 +137,23 @@ def test_the_image_that_was_there_survives_a_failure(
         "ksyms.elf",
         "modules",
     ]
+
+
+@pytest.mark.parametrize(
+    "option", ["--kallsyms", "--kernel", "--manifest", "--image", "--modules"]
+)
+def test_a_file_of_a_terabyte_is_refused_at_once(
+    tables: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    option: str,
+) -> None:
+    huge = tmp_path / "huge"
+    with huge.open("wb") as file:
+        file.truncate(1 << 40)
+    kallsyms = tables[:2] if option == "--modules" else []
+
+    status = main([*kallsyms, option, str(huge), "-o", str(tmp_path / "ksyms.elf")])
+
+    assert status == 2
+    assert capsys.readouterr().err.startswith(f"mkksyms: {huge}: ")
