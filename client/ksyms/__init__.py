@@ -5,6 +5,7 @@ from __future__ import annotations
 # The name is enough for type checkers; importing typing costs 3 ms of every command.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from ksyms.bpf.kptrs import Kptrs
     from ksyms.bpf.object import BpfObject
     from ksyms.btf import Btf
     from ksyms.device import Device
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     )
     from ksyms.image import LinkerFile
     from ksyms.kernel import Kernel
+    from ksyms.kptr_check import check_kptrs
     from ksyms.resolution import Resolution, resolve
     from ksyms.symbol import Symbol, Symbolized
     from ksyms.table import SymbolTable, load
@@ -39,6 +41,7 @@ __all__ = [
     "Device",
     "ImageError",
     "Kernel",
+    "Kptrs",
     "KsymsError",
     "LinkerFile",
     "Resolution",
@@ -48,6 +51,7 @@ __all__ = [
     "SymbolTable",
     "Symbolized",
     "TypeNotFoundError",
+    "check_kptrs",
     "load",
     "resolve",
 ]
@@ -59,11 +63,13 @@ _HOMES = {
     "Btf": "btf",
     "Device": "device",
     "Kernel": "kernel",
+    "Kptrs": "bpf.kptrs",
     "LinkerFile": "image",
     "Resolution": "resolution",
     "Symbol": "symbol",
     "SymbolTable": "table",
     "Symbolized": "symbol",
+    "check_kptrs": "kptr_check",
     "load": "table",
     "resolve": "resolution",
 }

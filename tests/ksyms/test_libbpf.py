@@ -19,19 +19,10 @@ from ksyms.bpf.object import BpfObject
 from ksyms.kernel import Kernel
 from ksyms.resolution import resolve
 from tests.ksyms import bpf_cases
+from tests.ksyms.clang import build
 
 pytestmark = pytest.mark.bpf
 
-CLANG = [
-    "clang-19",
-    "-g",
-    "-O2",
-    "--target=bpf",
-    "-mcpu=v3",
-    "-nostdinc",
-    "-Wno-everything",
-    "-c",
-]
 PROGRAM = Path(__file__).with_name("libbpf_load.c")
 INCLUDES = '#include "mini.h"\nchar LICENSE[] SEC("license") = "GPL";\n__u64 out[16];\n'
 WRAPPER = 'SEC("raw_tp/sys_enter") int prog(void *ctx) {{ {} return 0; }}\n'
@@ -168,12 +159,8 @@ def sources() -> dict[str, str]:
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All sources, compiled."""
     folder = tmp_path_factory.mktemp("built")
-    (folder / "mini.h").write_bytes(bpf_cases.archive()["src/mini.h"])
     for name, text in sources().items():
-        source = folder / f"{name}.bpf.c"
-        source.write_text(text)
-        target = folder / f"{name}.o"
-        subprocess.run([*CLANG, source, "-o", target], check=True)
+        build(folder, name, text)
     return folder
 
 

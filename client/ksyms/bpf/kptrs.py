@@ -48,8 +48,16 @@ class MapFields(NamedTuple):
     """In the order of their offsets; those of a refused map too."""
     ignored: tuple[Ignored, ...]
     """Pointers that are tagged, but no fields."""
+    retry: Refusal | None
+    """Of libbpf's second try to create a refused map, without types."""
     inner: MapFields | None = None
     """Of a map of maps: what its maps are like."""
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether libbpf comes to no map, or to one without the fields."""
+        lacks = bool(self.fields) or self.retry is not None
+        return self.map_create is not None and lacks
 
 
 class Kptrs(NamedTuple):
@@ -76,8 +84,9 @@ class Kptrs(NamedTuple):
     @property
     def result(self) -> str:
         """ "ok", or the errno of the first refusal: "-ENOENT"."""
-        refused = [self.btf_load, *(found.map_create for found in self.all_maps)]
-        return next((refusal.result for refusal in refused if refusal), "ok")
+        lost = [found.map_create for found in self.all_maps if found.is_lost]
+        refused = filter(None, [self.btf_load, *lost])
+        return next((refusal.result for refusal in refused), "ok")
 
 
 def find_kptrs(obj: BpfObject, types: Types, rules: KernelRules) -> Kptrs:
@@ -123,7 +132,9 @@ class _Explained(NamedTuple):
         )
         ignored = tuple(self.ignored(map, verdict, {field.path for field in fields}))
         inner = self.of(map.inner) if map.inner else None
-        return MapFields(map, verdict.refusal, tuple(fields), ignored, inner)
+        return MapFields(
+            map, verdict.refusal, tuple(fields), ignored, verdict.retry, inner
+        )
 
     def ignored(
         self, map: BpfMap, verdict: MapVerdict, paths: set[str]
@@ -169,12 +180,22 @@ def _refusals(kptrs: Kptrs) -> Iterator[str]:
             f"BPF_BTF_LOAD fails with {kptrs.btf_load.result} "
             f"(libbpf goes on without types): {kptrs.btf_load}"
         )
-    for found in kptrs.all_maps:
-        if found.map_create is not None:
-            yield (
-                f"map '{found.map.name}': BPF_MAP_CREATE fails with "
-                f"{found.map_create.result}: {found.map_create}"
-            )
+    yield from (_refusal_text(found) for found in kptrs.all_maps if found.is_lost)
+
+
+def _refusal_text(found: MapFields) -> str:
+    assert found.map_create is not None
+    then = (
+        ""
+        if found.retry
+        else " (libbpf creates it without types, and so without fields)"
+        if found.fields
+        else " (libbpf creates it without types)"
+    )
+    return (
+        f"map '{found.map.name}': BPF_MAP_CREATE fails with "
+        f"{found.map_create.result}{then}: {found.map_create}"
+    )
 
 
 def _warnings(obj: BpfObject, maps: tuple[MapFields, ...]) -> Iterator[str]:
@@ -185,6 +206,8 @@ def _warnings(obj: BpfObject, maps: tuple[MapFields, ...]) -> Iterator[str]:
             f"of BTF: kptrs may be missing here (clang {CLANG_WITH_TAGS} keeps them)"
         )
     for found in _all(maps):
+        if found.map_create is not None and not found.is_lost:
+            yield _refusal_text(found)
         if found.fields and found.map.type in WITHOUT_BTF:
             yield (
                 f"map '{found.map.name}': libbpf tells the kernel no types of a map of "

@@ -15,10 +15,10 @@ from ksyms.bpf.kernel_rules import UPTR, KernelRules
 from ksyms.bpf.map_types import (
     TYPES_WITH,
     WITHOUT_BTF,
-    MapFlag,
     check_attributes,
     check_key,
     check_keyless,
+    is_read_only,
     type_name,
 )
 from ksyms.bpf.maps import BpfMap
@@ -39,8 +39,8 @@ class MapVerdict(NamedTuple):
     """The fields that the kernel finds in the value, refused or not."""
     swallowed: Refusal | None
     """Why it finds none, which BPF_MAP_CREATE does not tell."""
-    passes_btf: bool
-    """Whether libbpf tells the kernel the types of key and value at all."""
+    retry: Refusal | None
+    """Of libbpf's second try, without BTF, where the first was refused."""
 
 
 def map_create(
@@ -55,8 +55,9 @@ def map_create(
             record = loaded.record(type, IN_MAPS, value[1], types)
         except RefusedError as error:
             swallowed = error.refusal
-    passes_btf = map.type not in WITHOUT_BTF
-    has_types = loaded is not None and (passes_btf or bool(record.fields))
+    # Of types that libbpf passes no BTF for, fields are all that could matter.
+    passes_btf = map.type not in WITHOUT_BTF or bool(record.fields)
+    has_types = loaded is not None and passes_btf
     refusal = None
     try:
         if has_types and map.key_type_id and not map.value_type_id:
@@ -67,7 +68,16 @@ def map_create(
             _check_types(map, loaded, record, types)
     except RefusedError as error:
         refusal = error.refusal
-    return MapVerdict(refusal, record, swallowed, has_types and passes_btf)
+    retry = _refusal_without_btf(map, rules) if refusal else None
+    return MapVerdict(refusal, record, swallowed, retry)
+
+
+def _refusal_without_btf(map: BpfMap, rules: KernelRules) -> Refusal | None:
+    try:
+        check_attributes(map, rules, has_btf=False)
+    except RefusedError as error:
+        return error.refusal
+    return None
 
 
 # map_check_btf() in its order.
@@ -95,7 +105,7 @@ def _sized(type_id: int, size: int, what: str, loaded: LoadedBtf) -> Type | None
 def _check_fields(
     map: BpfMap, loaded: LoadedBtf, value: Type, record: Record, types: Types
 ) -> None:
-    if map.map_flags & (MapFlag.RDONLY_PROG | MapFlag.WRONLY_PROG):
+    if is_read_only(map):
         raise refused(
             EACCES,
             "special fields in a map with BPF_F_RDONLY_PROG or BPF_F_WRONLY_PROG",

@@ -85,6 +85,8 @@ _OF_DESCRIPTORS = (
     *(_T.PROG_ARRAY, _T.PERF_EVENT_ARRAY, _T.CGROUP_ARRAY),
     *(_T.ARRAY_OF_MAPS, _T.HASH_OF_MAPS),
 )
+_DEVMAPS = (_T.DEVMAP, _T.DEVMAP_HASH)
+_REDIRECTS = (*_DEVMAPS, _T.SOCKMAP, _T.SOCKHASH, _T.XSKMAP)
 _ARRAYS = (_T.ARRAY, _T.PERCPU_ARRAY, _T.REUSEPORT_SOCKARRAY, *_OF_DESCRIPTORS[:-1])
 _PERCPU_SIZE_MAX = 32 << 10  # PCPU_MIN_UNIT_SIZE
 _ALLOC_MAX = 4 << 20  # KMALLOC_MAX_SIZE
@@ -144,6 +146,8 @@ _FLAGS = {
         _F.NO_PREALLOC | _F.NO_COMMON_LRU | _F.NUMA_NODE | _ACCESS | _F.ZERO_SEED,
     ),
     **dict.fromkeys(_LOCAL_STORAGE, _F.NO_PREALLOC | _F.CLONE),
+    **dict.fromkeys(_REDIRECTS, _F.NUMA_NODE | _F.RDONLY | _F.WRONLY),
+    _T.CPUMAP: _F.NUMA_NODE,
     _T.LPM_TRIE: _F.NO_PREALLOC | _F.NUMA_NODE | _ACCESS,
     _T.CGROUP_STORAGE: _F.NUMA_NODE | _ACCESS,
     _T.PERCPU_CGROUP_STORAGE: _F.NUMA_NODE | _ACCESS,
@@ -152,6 +156,14 @@ _FLAGS = {
     _T.STACK: _F.NUMA_NODE | _ACCESS,
     _T.STACK_TRACE: _F.NUMA_NODE | _F.RDONLY | _F.WRONLY | _F.STACK_BUILD_ID,
 }
+
+
+def is_read_only(map: BpfMap) -> bool:
+    """Whether fields in a map would be in the way of BPF_F_RDONLY_PROG or its kin.
+
+    The kernel sets that of its own for maps of devices.
+    """
+    return bool(map.map_flags & _PROG_ACCESS) or map.type in _DEVMAPS
 
 
 def type_name(number: int) -> str:
@@ -207,7 +219,8 @@ def _check_sizes(map: BpfMap, type: MapType, has_btf: bool) -> None:
     key, value, entries = map.key_size, map.value_size, map.max_entries
     storage = type in (_T.CGROUP_STORAGE, _T.PERCPU_CGROUP_STORAGE, *_LOCAL_STORAGE)
     reason = ""
-    if bool(entries) == storage:
+    # libbpf makes as many entries of a PERF_EVENT_ARRAY as there are CPUs.
+    if bool(entries) == storage and type is not _T.PERF_EVENT_ARRAY:
         reason = f"max_entries is {entries}"
     elif not _key_size_is_right(type, key):
         reason = f"key_size is {key}"
@@ -230,7 +243,7 @@ def _check_sizes(map: BpfMap, type: MapType, has_btf: bool) -> None:
 
 
 def _key_size_is_right(type: MapType, size: int) -> bool:
-    if type in _HASHES:
+    if type in (*_HASHES, _T.SOCKHASH):
         return size > 0
     if type is _T.LPM_TRIE:
         return 5 <= size <= 260
@@ -244,8 +257,8 @@ def _key_size_is_right(type: MapType, size: int) -> bool:
 def _value_size_is_right(type: MapType, size: int) -> bool:
     if type in _OF_DESCRIPTORS:
         return size == 4
-    if type is _T.REUSEPORT_SOCKARRAY:
-        return size in (4, 8)
+    if type in (_T.REUSEPORT_SOCKARRAY, _T.CPUMAP, *_REDIRECTS):
+        return size == 4 or (size == 8 and type is not _T.XSKMAP)
     return size > 0 and (type is not _T.STACK_TRACE or size % 8 == 0)
 
 

@@ -77,6 +77,7 @@ def _declared_map(btf: Btf, name: str, declaration: Type, depth: int = 0) -> Bpf
                 types[member.name] = type.type_id
                 numbers[f"{member.name}_size"] = btf.size_of(type.type_id) or 0
         elif member.name == "values":
+            numbers["value_size"] = 4
             found = _inner_declaration(btf, type)
             if found is not None and depth == 0:
                 inner = _declared_map(btf, f"{name}.inner", found, depth + 1)
