@@ -49,7 +49,8 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
             f'#!/bin/sh\nexec "{sys.executable}" -m {module} "$@"\n'
         )
         (programs / name).chmod(0o755)
-    (directory / "tests").symlink_to(ROOT / "tests")
+    for folder in ("tests", "ksymsfs"):
+        (directory / folder).symlink_to(ROOT / folder)
     env = {
         **os.environ,
         "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",

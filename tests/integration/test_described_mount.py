@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import errno
 import gzip
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ksymsfs.mkksyms import main
-from tests.integration.server import BINDINGS, Binding, Server, serving
+from ksymsfs.mountpoint import unmount
+from tests.elf_writer import write_recorded
+from tests.integration.server import (
+    BINDINGS,
+    Binding,
+    Server,
+    environment,
+    serving,
+)
 
 pytestmark = pytest.mark.fuse
 
@@ -126,3 +136,53 @@ def test_a_saved_image_is_served_unchanged(tmp_path: Path, data: Path) -> None:
         listing = (server.mountpoint / "modules").read_text()
 
     assert [line.split()[-1] for line in listing.splitlines()] == ["kernel", "#2", "#3"]
+
+
+def test_freebsd_s_files_are_served_as_freebsd_served_them(
+    tmp_path: Path, data: Path
+) -> None:
+    for name in ("kernel", "ksyms.ko", "fusefs.ko"):
+        write_recorded(data / "freebsd-13.2" / name, tmp_path / name)
+    options = [
+        *("--kernel", str(tmp_path / "kernel")),
+        *("-m", f"{tmp_path / 'ksyms.ko'}@0xffffffff80f18000+0x2248"),
+        *("-m", f"{tmp_path / 'fusefs.ko'}@0xffffffff80f1b000+0x11cd8"),
+    ]
+    recorded = gzip.decompress((data / "freebsd-13.2/image-2.elf.gz").read_bytes())
+
+    with serving(tmp_path, options) as server:
+        served = server.device.read_bytes()
+        listing = (server.mountpoint / "modules").read_text().splitlines()
+        # Another file in a module's place is not the one that was loaded.
+        write_recorded(data / "freebsd-13.2/ksyms.ko", tmp_path / "fusefs.ko")
+        replaced = failure(server)
+
+    assert served == recorded
+    assert listing == [
+        "1 0xffffffff80200000 0xa00000 30851 kernel",
+        "2 0xffffffff80f18000 0x2248 77 ksyms.ko",
+        "3 0xffffffff80f1b000 0x11cd8 626 fusefs.ko",
+    ]
+    assert replaced == errno.ENXIO
+    assert "fusefs.ko: takes 0x2248 bytes when loaded, not 0x11cd8" in server.says()
+
+
+def test_relative_names_hold_for_a_daemon(tmp_path: Path) -> None:
+    (tmp_path / "kernel.toml").write_text((EXAMPLES / "linux.toml").read_text())
+    arguments = ["--manifest", "kernel.toml", "--device", "none", "mnt"]
+    (tmp_path / "mnt").mkdir()
+    subprocess.run(
+        [sys.executable, "-m", "ksymsfs", *arguments],
+        cwd=tmp_path,
+        env=environment(),
+        check=True,
+        timeout=30,
+    )
+    try:
+        edit(tmp_path / "kernel.toml", "t dummy_xmit", "t dummy_sent")
+
+        image = (tmp_path / "mnt/ksyms").read_bytes()
+    finally:
+        unmount(str(tmp_path / "mnt"))
+
+    assert b"dummy_sent" in image
