@@ -10,9 +10,8 @@ from typing import NamedTuple
 
 
 class Mount(NamedTuple):
-    """One line of mountinfo, as far as it is needed."""
+    """One mount, as far as it is needed."""
 
-    id: int
     device: tuple[int, int]
     """st_dev of its files, as major and minor."""
     path: str
@@ -37,7 +36,7 @@ def bsd_mounts(listing: bytes) -> list[Mount]:
     for line in os.fsdecode(listing).splitlines():
         source, path, fstype = line.split()[:3]
         # strvis(3) has written space and tab as octal, as fstab(5) wants it.
-        found.append(Mount(0, (0, 0), _unescaped(path), fstype, source))
+        found.append(Mount((0, 0), _unescaped(path), fstype, source))
     return found
 
 
@@ -46,11 +45,11 @@ def mounts(mountinfo: str | os.PathLike[str] = "/proc/self/mountinfo") -> list[M
     found = []
     for line in os.fsdecode(Path(mountinfo).read_bytes()).split("\n")[:-1]:
         fields, _, rest = line.partition(" - ")
-        number, _, device, _, escaped = fields.split()[:5]
+        device, _, escaped = fields.split()[2:5]
         major, _, minor = device.partition(":")
         fstype, source = rest.split()[:2]
         where = (int(major), int(minor))
-        found.append(Mount(int(number), where, _unescaped(escaped), fstype, source))
+        found.append(Mount(where, _unescaped(escaped), fstype, source))
     return found
 
 

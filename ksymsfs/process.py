@@ -1,7 +1,8 @@
 """What /proc says of a process that calls the device: proc(5).
 
-Nothing here opens or stats a file *through* /proc/PID/fd: that would call back into the
-file system that is asking, and wait for itself.
+Nothing here opens or stats a file *through* /proc/PID/fd, unless with what the kernel
+knows already: that would call back into the file system that is asking, and wait for
+itself.
 
 A process that is gone or hidden is no error. Others are, above all EMFILE: who cannot
 look must not say that nothing is there.
@@ -11,15 +12,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import functools
 import os
 import platform
+import struct
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import NamedTuple
-
-from ksymsfs.mountinfo import mounts
 
 CAP_SYSLOG = 34
 INITIAL_USER_NAMESPACE = "user:[4026531837]"
@@ -35,6 +33,8 @@ _NR_KCMP = {
 }
 _KCMP_FILE, _KCMP_FILES = 0, 2
 _SAME, _LESS, _GREATER = 0, 1, 2
+
+_AT_FDCWD, _AT_STATX_DONT_SYNC = -100, 0x4000
 
 # FS_IOC_GETFLAGS, FS_IOC_FSGETXATTR, and the setters: include/uapi/linux/fs.h.
 _ATTRIBUTE_REQUESTS = {
@@ -77,7 +77,7 @@ class Processes:
 
     def __init__(self, root: str = "/proc") -> None:
         self.device: tuple[int, int] | None = None
-        self._root = Path(root)
+        self._root = root
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._nr_kcmp = _NR_KCMP.get(platform.machine(), -1)
 
@@ -88,7 +88,7 @@ class Processes:
         says that this process is in a child of it.
         """
         try:
-            status = (self._root / "self/status").read_bytes()
+            status = _read(f"{self._root}/self/status")
             return len(_status_field(status, b"NSpid").split()) == 1
         except (OSError, ValueError):
             return False
@@ -97,7 +97,7 @@ class Processes:
         """The process of thread *tid*; None when it cannot be seen."""
         with _unless_gone():
             tgid = int(self._status(tid, b"Tgid"))
-            stat = (self._root / str(tgid) / "stat").read_bytes()
+            stat = _read(f"{self._root}/{tgid}/stat")
             # The command, field 2, may hold anything but ends at the last ")".
             return ProcessId(tgid, int(stat[stat.rindex(b")") + 2 :].split()[19]))
         return None
@@ -116,7 +116,7 @@ class Processes:
             return False
         with _unless_gone():
             capabilities = int(self._status(tid, b"CapEff"), 16)
-            namespace = os.readlink(self._root / str(tid) / "ns/user")
+            namespace = os.readlink(f"{self._root}/{tid}/ns/user")
             # A child namespace's capabilities count for nothing here.
             return (
                 namespace == INITIAL_USER_NAMESPACE
@@ -126,7 +126,7 @@ class Processes:
 
     def _sysctl(self, name: str) -> int:
         with _unless_gone():
-            return int((self._root / "sys/kernel" / name).read_text())
+            return int(_read(f"{self._root}/sys/kernel/{name}"))
         return 2  # the most restrictive
 
     def asks_for_attributes(self, tid: int) -> bool:
@@ -136,7 +136,7 @@ class Processes:
         an OPEN, by a process that has the file open already.
         """
         with contextlib.suppress(OSError, ValueError, IndexError):
-            call = (self._root / str(tid) / "syscall").read_text().split()
+            call = _read(f"{self._root}/{tid}/syscall").split()
             return int(call[2], 16) in _ATTRIBUTE_REQUESTS
         return False
 
@@ -145,9 +145,8 @@ class Processes:
     ) -> Iterator[Descriptor]:
         """Every descriptor, of any process, of the file of this path *suffix*.
 
-        *inode* is its st_ino, compared where the kernel tells it (fdinfo, Linux 5.14).
-        Process *first* is looked at first. O_PATH descriptors do not count: they hold
-        no open file.
+        *inode* is its st_ino. Process *first* is looked at first. O_PATH descriptors do
+        not count: they hold no open file.
         """
         if first:
             yield from self._descriptors_of(first, suffix, inode)
@@ -159,17 +158,21 @@ class Processes:
         self, tgid: int, suffix: str, inode: int
     ) -> Iterator[Descriptor]:
         for tid in self._tables(tgid):
-            task = self._root / str(tgid) / "task" / str(tid)
+            task = f"{self._root}/{tgid}/task/{tid}"
             numbers: list[str] = []
             with _unless_gone():
-                numbers = os.listdir(task / "fd")
+                numbers = os.listdir(f"{task}/fd")
             for number in numbers:
-                with _unless_gone():
-                    link = os.readlink(task / "fd" / number)
-                    if not link.removesuffix(" (deleted)").endswith(suffix):
-                        continue
-                    if self._is_open_here(task, number, inode):
-                        yield Descriptor(tgid, tid, int(number))
+                try:
+                    link = os.readlink(f"{task}/fd/{number}")
+                except FileNotFoundError:
+                    continue
+                except (ProcessLookupError, PermissionError):
+                    break
+                if link.removesuffix(" (deleted)").endswith(suffix):
+                    with _unless_gone():
+                        if self._is_open_here(task, number, inode):
+                            yield Descriptor(tgid, tid, int(number))
 
     def _tables(self, tgid: int) -> Iterator[int]:
         # The threads whose descriptors to look at: the first, and who has a table of
@@ -177,24 +180,29 @@ class Processes:
         yield tgid
         threads: list[str] = []
         with _unless_gone():
-            threads = os.listdir(self._root / str(tgid) / "task")
+            threads = os.listdir(f"{self._root}/{tgid}/task")
         for tid in map(int, threads):
             if tid != tgid and self._kcmp(tgid, tid, _KCMP_FILES, 0, 0) != _SAME:
                 yield tid
 
-    def _is_open_here(self, task: Path, number: str, inode: int) -> bool:
-        info = (task / "fdinfo" / number).read_bytes()
-        if int(_status_field(info, b"flags"), 8) & os.O_PATH:
+    def _is_open_here(self, task: str, number: str, inode: int) -> bool:
+        flags = int(_status_field(_read(f"{task}/fdinfo/{number}"), b"flags"), 8)
+        if flags & os.O_PATH:
             return False
-        if b"\nino:" in info and int(_status_field(info, b"ino")) != inode:
-            return False
-        if self.device is None:
+        # Another server's file, or a dead one's, may have the same path.
+        return self._is_ours(f"{task}/fd/{number}", inode)
+
+    def _is_ours(self, path: str, inode: int) -> bool:
+        # By what the kernel knows already: that asks no file system, least of all ours.
+        statx = getattr(self._libc, "statx", None)
+        if statx is None:
             return True
-        mount = int(_status_field(info, b"mnt_id"))
-        for candidate in mounts(task / "mountinfo"):
-            if candidate.id == mount:
-                return candidate.device == self.device
-        return True  # a mount of another namespace, or detached: it may well be
+        found = ctypes.create_string_buffer(256)
+        if statx(_AT_FDCWD, os.fsencode(path), _AT_STATX_DONT_SYNC, 0, found) != 0:
+            return False
+        (stx_ino,) = struct.unpack_from("=Q", found, 32)
+        stx_dev = struct.unpack_from("=II", found, 136)
+        return stx_ino == inode and self.device in (None, stx_dev)
 
     def open_files(self, found: Iterable[Descriptor]) -> list[set[int]]:
         """The processes that have each open file, by the descriptors of it.
@@ -239,7 +247,7 @@ class Processes:
         Raises OSError where its memory map may not be read. May block for as long as
         the process likes.
         """
-        with (self._root / str(tid) / "maps").open("rb") as maps:
+        with open(f"{self._root}/{tid}/maps", "rb") as maps:
             for line in maps:
                 fields = line.rstrip(b"\n").split(None, 5)
                 if len(fields) == 6:
@@ -269,23 +277,27 @@ class Processes:
         return None
 
     def _status(self, tid: int, name: bytes) -> bytes:
-        return _status_field((self._root / str(tid) / "status").read_bytes(), name)
+        return _status_field(_read(f"{self._root}/{tid}/status"), name)
 
 
-@contextlib.contextmanager
-def _unless_gone() -> Iterator[None]:
+def _read(path: str) -> bytes:
+    # A small file of proc, which one read gives whole.
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        yield
-    except (FileNotFoundError, ProcessLookupError, PermissionError, ValueError):
-        pass  # ValueError: a line that is missing, as of a process that just ends
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # mountinfo of a zombie
-            raise
+        return os.read(fd, 1 << 16)
+    finally:
+        os.close(fd)
+
+
+def _unless_gone() -> contextlib.suppress:
+    # ValueError: a line that is missing, as of a process that just ends.
+    return contextlib.suppress(
+        FileNotFoundError, ProcessLookupError, PermissionError, ValueError
+    )
 
 
 def _status_field(text: bytes, name: bytes) -> bytes:
-    for line in text.splitlines():
-        key, _, value = line.partition(b":")
-        if key == name:
-            return value.strip()
-    raise ValueError(f"no field {name.decode()}")
+    # Of any line but the first. A newline in a process's name is escaped.
+    start = text.index(b"\n" + name + b":") + len(name) + 2
+    end = text.find(b"\n", start)
+    return text[start : end if end >= 0 else None].strip()

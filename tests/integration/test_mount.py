@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
-import mmap
 import os
 import shutil
 import signal
 import stat
-import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -28,8 +25,6 @@ from tests.integration.server import (
 )
 
 pytestmark = [pytest.mark.fuse, pytest.mark.kernel]
-
-KIOCGSIZE, KIOCGADDR = 0x80086C01, 0x80086C02
 
 
 @pytest.fixture(scope="module", params=BINDINGS)
@@ -70,67 +65,6 @@ def test_an_ordinary_user_is_refused(server: Server) -> None:
     assert result.returncode != 0
     assert b"Permission denied" in result.stderr
     assert result.stdout == b""
-
-
-@pytest.mark.parametrize("flags", [os.O_RDWR, os.O_WRONLY, os.O_RDWR | os.O_TRUNC])
-def test_opening_for_writing_is_refused(server: Server, flags: int) -> None:
-    with pytest.raises(PermissionError):
-        os.open(server.device, flags)
-
-
-def test_a_second_open_in_the_process_is_busy(server: Server) -> None:
-    with server.device.open("rb"), pytest.raises(OSError, match="busy") as caught:
-        server.device.open("rb")
-
-    assert caught.value.errno == errno.EBUSY
-
-
-def test_the_slot_is_free_after_close_at_once(server: Server) -> None:
-    for _ in range(500):
-        os.close(os.open(server.device, os.O_RDONLY))
-
-
-def test_read_mmap_and_ioctl_agree(server: Server) -> None:
-    with server.device.open("rb", buffering=0) as device:
-        fd = device.fileno()
-        size = os.fstat(fd).st_size
-        data = b"".join(iter(lambda: os.read(fd, 1 << 20), b""))
-        (told,) = struct.unpack("Q", fcntl.ioctl(fd, KIOCGSIZE, bytes(8)))
-        with pytest.raises(OSError) as unmapped:
-            fcntl.ioctl(fd, KIOCGADDR, bytes(8))
-        for access in (mmap.MAP_SHARED, mmap.MAP_PRIVATE):
-            with mmap.mmap(fd, size, access, mmap.PROT_READ) as mapped:
-                assert mapped[:] == data
-                (address,) = struct.unpack("Q", fcntl.ioctl(fd, KIOCGADDR, bytes(8)))
-                assert f"{address:x}-" in _maps_of(server.mountpoint)
-        past = os.pread(fd, 10, size), os.pread(fd, 10, size + 5000)
-
-    assert unmapped.value.errno == errno.ENXIO
-    assert told == size == len(data)
-    assert past == (b"", b"")
-
-
-def _maps_of(mountpoint: Path) -> str:
-    lines = Path("/proc/self/maps").read_text().splitlines()
-    return "\n".join(line for line in lines if str(mountpoint) in line)
-
-
-def test_any_other_ioctl_is_enotty_and_carries_no_memory_of_the_server(
-    server: Server,
-) -> None:
-    with server.device.open("rb") as device:
-        for request in (0x80006C01, 0x80086C03, 0xBFFF6C01, 0xBFFF6C7F, 0x5413):
-            buffer = bytearray(b"\xa5" * 0x4000)
-            with pytest.raises(OSError) as caught:
-                fcntl.ioctl(device.fileno(), request, buffer)
-            assert caught.value.errno == errno.ENOTTY
-            assert set(buffer) <= {0, 0xA5}
-
-
-def test_cp_copies_it(server: Server, tmp_path: Path) -> None:
-    subprocess.run(["cp", server.device, tmp_path / "copy"], check=True)
-
-    assert (tmp_path / "copy").read_bytes() == server.device.read_bytes()
 
 
 def test_modules_lists_the_linker_files(server: Server) -> None:

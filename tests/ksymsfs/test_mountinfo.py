@@ -22,14 +22,14 @@ def test_linux_tells_it_in_mountinfo(tmp_path: Path) -> None:
     (tmp_path / "mountinfo").write_bytes(LINUX)
 
     assert mounts(tmp_path / "mountinfo") == [
-        Mount(22, (252, 0), "/", "ext4", "/dev/vda"),
-        Mount(97, (0, 52), "/tmp/a b", "fuse.ksymsfs", "ksymsfs"),
+        Mount((252, 0), "/", "ext4", "/dev/vda"),
+        Mount((0, 52), "/tmp/a b", "fuse.ksymsfs", "ksymsfs"),
     ]
 
 
 def test_freebsd_tells_it_by_mount_p() -> None:
     assert bsd_mounts(FREEBSD) == [
-        Mount(0, (0, 0), "/", "ufs", "/dev/ufs/rootfs"),
-        Mount(0, (0, 0), "/dev", "devfs", "devfs"),
-        Mount(0, (0, 0), "/tmp/a b", "fusefs.ksymsfs", "ksymsfs"),
+        Mount((0, 0), "/", "ufs", "/dev/ufs/rootfs"),
+        Mount((0, 0), "/dev", "devfs", "devfs"),
+        Mount((0, 0), "/tmp/a b", "fusefs.ksymsfs", "ksymsfs"),
     ]
