@@ -24,6 +24,8 @@ class Facts(NamedTuple):
     """The types that referenced kptrs may point to."""
     modules: tuple[str, ...] = ()
     """Modules with BTF, in the order of their BTF ids: that of their loading."""
+    page_size: int | None = None
+    """Bytes."""
 
     def to_json(self) -> str:
         """The text of a capture's facts.json."""
@@ -37,6 +39,7 @@ class Facts(NamedTuple):
             "machine": self.machine,
             "kallsyms_all": self.kallsyms_all,
             "destructors": destructors,
+            "page_size": self.page_size,
             "modules": self.modules,
         }
         return json.dumps(content, indent=2) + "\n"
@@ -57,6 +60,7 @@ class Facts(NamedTuple):
             reader.get("kallsyms_all", bool),
             _destructors(reader),
             tuple(reader.names("modules")),
+            reader.get("page_size", int),
         )
 
 

@@ -69,7 +69,9 @@ def rules_of(kernel: Kernel, obj: BpfObject) -> KernelRules:
 
     Its BTF is asked only for an object that has something to be seen by rules.
     """
-    return rules_for(kernel.facts.release, kernel.btf if has_fields(obj) else None)
+    facts = kernel.facts
+    rules = rules_for(facts.release, kernel.btf if has_fields(obj) else None)
+    return rules._replace(page_size=facts.page_size or rules.page_size)
 
 
 def has_fields(obj: BpfObject) -> bool:

@@ -78,6 +78,7 @@ class RunningLinux:
             release=system.release,
             machine=system.machine,
             kallsyms_all=self._kallsyms_all(),
+            page_size=os.sysconf("SC_PAGESIZE"),
             modules=tuple(name for name, _ in self.module_btfs()),
         )
 

@@ -86,6 +86,11 @@ class Layouts:
                 ]
             )
             struct.pack_into("<I", data, at, word)
+        if self.random.random() < 0.1:
+            at = self.random.randrange(end, len(data))
+            data[at] = self.random.choice([0, 46, 48, 65, 95, 127, 160, 200, 215, 247])
+        if self.random.random() < 0.03:
+            data[self.random.randrange(24)] ^= 1 << self.random.randrange(8)
         return bytes(data)
 
     def _some(self, names: tuple[str, ...], most: int) -> list[str]:

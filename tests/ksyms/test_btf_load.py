@@ -168,6 +168,16 @@ def test_a_second_lock_in_a_nested_struct_is_seen_from_7_on() -> None:
     assert verdict(locks(nested=True), RULES_7) == "-E2BIG"
 
 
+def test_reference_counts_were_unique_before_task_work_came() -> None:
+    def build(writer: BtfWriter) -> None:
+        count = special(writer, "bpf_refcount")
+        writer.composite("v", 8, ("a", count, 0), ("b", count, 32))
+
+    old = RULES_6_18._replace(kinds=RULES_6_18.kinds - {"bpf_task_work"})
+    assert verdict(build, old) == "-E2BIG"
+    assert verdict(build) == "0"
+
+
 def nested(depth: int, *, inner_first: bool) -> Build:
     def build(writer: BtfWriter) -> None:
         target = writer.composite("task_struct", 4)

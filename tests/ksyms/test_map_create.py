@@ -178,6 +178,12 @@ def test_a_uptr_points_to_at_most_a_page_of_the_object_s_own(
     assert result(verdict(MapType.TASK_STORAGE, value)) == errno
 
 
+def test_pages_are_as_large_as_the_kernel_s() -> None:
+    large = RULES_6_18._replace(page_size=65536)
+
+    assert result(verdict(MapType.TASK_STORAGE, "uptr_large", rules=large)) == "0"
+
+
 @pytest.mark.parametrize(
     ("flags", "value", "errno"),
     [

@@ -235,7 +235,7 @@ class _Walk:
     # Any type of the name will do to be seen; it is a field only as a struct.
     def kind(self, type: Type) -> str | None:
         if type.name in self.kinds and type.name not in POINTER_KINDS:
-            if FIELD_KINDS[type.name].is_unique:
+            if self.finder.rules.is_unique(type.name):
                 if type.name in self.seen:
                     raise self.refused(E2BIG, f"a second {type.name}")
                 self.seen.add(type.name)

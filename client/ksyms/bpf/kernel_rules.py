@@ -81,6 +81,15 @@ class KernelRules(NamedTuple):
     """The special fields that there are."""
     map_types: int
     """Number of the first BPF_MAP_TYPE_* that there is not."""
+    page_size: int = 4096
+    """Bytes; the most that a uptr may point to."""
+
+    def is_unique(self, kind: str) -> bool:
+        """Whether a second field of *kind* is one too many."""
+        # Reference counts stopped being so when bpf_task_work came, in 6.18.
+        if kind == "bpf_refcount":
+            return "bpf_task_work" not in self.kinds
+        return FIELD_KINDS[kind].is_unique
 
 
 RULES_6_18 = KernelRules(

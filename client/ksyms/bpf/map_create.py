@@ -26,7 +26,6 @@ from ksyms.bpf.refusal import Refusal, RefusedError, refused
 from ksyms.bpf.targets import LOCAL, Types
 from ksyms.btf_types import Type
 
-PAGE_SIZE = 4096  # bytes; x86, and what is most often chosen elsewhere
 _NONE = Record(())
 
 
@@ -124,7 +123,7 @@ def _check_fields(
                 raise refused(EINVAL, "uptr to a struct of the kernel", **where)
             if not pointee.size:
                 raise refused(EINVAL, "uptr to a struct of size 0", **where)
-            if pointee.size > PAGE_SIZE:
+            if pointee.size > loaded.rules.page_size:
                 raise refused(
                     E2BIG, f"uptr to {pointee.size} bytes: more than a page", **where
                 )

@@ -62,9 +62,13 @@ def fields_text(kptrs: Kptrs) -> Iterator[str]:
             continue
         created = f": {found.map_create.result}" if found.map_create else ""
         yield f"  map {found.map.name}{created}"
-        yield from _columns([["   ", *_field_fields(field)] for field in found.fields])
-        for pointer in found.ignored:
-            yield f"    ignored {pointer.path}: {pointer.reason}"
+        yield from _map_text(found)
+
+
+def _map_text(found: MapFields) -> Iterator[str]:
+    yield from _columns([["   ", *_field_fields(field)] for field in found.fields])
+    for pointer in found.ignored:
+        yield f"    ignored {pointer.path}: {pointer.reason}"
 
 
 def _field_fields(field: MapField) -> list[str]:
@@ -101,8 +105,10 @@ def object_text(obj: BpfObject, kptrs: Kptrs) -> Iterator[str]:
         count = used.count(extern.name)
         rows.append(["", kind, declared, f"{count} use{'s' * (count != 1)}"])
     yield from _columns(rows)
-    yield from _columns([_map_columns(found) for found in kptrs.all_maps])
-    yield from fields_text(kptrs)
+    lines = _columns([_map_columns(found) for found in kptrs.all_maps])
+    for line, found in zip(lines, kptrs.all_maps, strict=True):
+        yield line
+        yield from _map_text(found)
     for refusal in kptrs.refusals:
         yield f"  error: {refusal}"
     for warning in kptrs.warnings:
