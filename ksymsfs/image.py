@@ -9,6 +9,8 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 
+import numpy as np
+
 from ksymsfs.elf import (
     ELFOSABI_FREEBSD,
     ET,
@@ -26,9 +28,6 @@ MAX_STRINGS = 0xFFFFFFFF
 
 # The implicit NUL of the C initialiser is part of the 28 bytes.
 SHSTRTAB = b"\0.symtab\0.strtab\0.shstrtab\0\0"
-
-
-_PIECE = 4096  # so many symbols are copied at a time: no large memory is needed for it
 
 
 def header_size(fmt: ElfFormat) -> int:
@@ -126,19 +125,28 @@ def build_image(files: Sequence[LinkerFile], fmt: ElfFormat) -> bytes:
     """
     symsize = sum(len(f.symtab) for f in files) * fmt.symentsize
     strsize = string_size(files)
+    header = image_header(fmt, symsize, strsize)
     # BytesIO gives its bytes away without a copy, if it had their size from the start.
     image = io.BytesIO()
-    image.seek(header_size(fmt) + symsize + strsize - 1)
+    image.seek(len(header) + symsize + strsize - 1)
     image.write(b"\0")
     image.seek(0)
-    image.write(image_header(fmt, symsize, strsize))
-    stroff = 0
+    image.write(header)
     for file in files:
-        for at in range(0, len(file.symtab), _PIECE):
-            piece = file.symtab[at : at + _PIECE].copy()
-            piece["st_name"] += stroff
-            image.write(piece.data)
-        stroff += len(file.strtab)
+        image.write(np.ascontiguousarray(file.symtab).data)
     for file in files:
         image.write(file.strtab)
+    _move_names(files, fmt, image.getbuffer()[len(header) : len(header) + symsize])
     return image.getvalue()
+
+
+def _move_names(
+    files: Sequence[LinkerFile], fmt: ElfFormat, symtab: memoryview
+) -> None:
+    st_name = np.frombuffer(symtab, fmt.sym_dtype)["st_name"]
+    first = stroff = 0
+    for file in files:
+        last = first + len(file.symtab)
+        if stroff:
+            st_name[first:last] += stroff
+        first, stroff = last, stroff + len(file.strtab)

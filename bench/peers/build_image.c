@@ -147,6 +147,14 @@ is_known(uint64_t address, int has_data, uint64_t end)
 	    (mark_sinittext && address >= mark_sinittext && address < mark_einittext));
 }
 
+static int
+part(struct line line)
+{
+	int shndx = letters[line.letter].shndx;
+
+	return (shndx == 4 ? 3 : shndx); /* .bss is in the part of .data */
+}
+
 static void
 emit(const struct file *file, const char *text, Elf64_Sym **symp, char **strp,
     const char *strtab)
@@ -155,7 +163,8 @@ emit(const struct file *file, const char *text, Elf64_Sym **symp, char **strp,
 	Elf64_Sym *sym = *symp;
 	char *str = *strp;
 	uint64_t start = 0, last = 0, end, next;
-	int is_kernel = file == files, has_data = mark_end != 0, sorted = 1;
+	int is_kernel = file == files, has_parts = !is_kernel && !file->pseudo;
+	int has_data = mark_end != 0, sorted = 1;
 	size_t i, j, n = file->count;
 
 	memset(sym, 0, 2 * sizeof(*sym));
@@ -191,13 +200,20 @@ emit(const struct file *file, const char *text, Elf64_Sym **symp, char **strp,
 	sym[1].st_value = start;
 	sym[1].st_size = end - start;
 	sym += 2;
-	if (n != 0 && !(start <= line[n - 1].address && line[n - 1].address < end))
-		next = page_end(line[n - 1].address);
-	else
-		next = end;
 	for (i = n; i-- > 0; i = j) {
-		for (j = i; j > 0 && line[j - 1].address == line[i].address; j--)
+		uint64_t address = line[i].address, page = page_end(address);
+
+		for (j = i; j > 0 && line[j - 1].address == address; j--)
 			;
+		if (i + 1 < n) {
+			next = line[i + 1].address;
+			/* No symbol reaches into another part of its module. */
+			if (has_parts && (next - address > end - start ||
+			    (next > page && part(line[i]) != part(line[i + 1]))))
+				next = page;
+		} else
+			next = has_parts || address < start || address >= end ?
+			    page : end;
 		for (size_t k = j; k <= i; k++) {
 			uint8_t letter = line[k].letter;
 
@@ -205,13 +221,12 @@ emit(const struct file *file, const char *text, Elf64_Sym **symp, char **strp,
 			sym[k].st_info = letters[letter].info;
 			sym[k].st_other = letters[letter].other;
 			sym[k].st_shndx = letters[letter].shndx;
-			sym[k].st_value = line[k].address;
-			sym[k].st_size = next - line[k].address;
+			sym[k].st_value = address;
+			sym[k].st_size = next - address;
 			if (is_kernel && (mark_text || mark_stext) &&
-			    !is_known(line[k].address, has_data, end))
+			    !is_known(address, has_data, end))
 				sym[k].st_size = 0;
 		}
-		next = line[i].address;
 	}
 	*symp = sym + n;
 	*strp = str;

@@ -106,29 +106,33 @@ def kallsyms_linker_files(
     if fmt.bits == 32 and (columns.address >> np.uint64(32)).any():
         raise SourceFormatError(name, "", "64-bit addresses in a 32-bit table")
     blocks = _blocks(len(columns), runs, modules)
-    columns = columns.lines([run for block in blocks for run in block.runs])
+    # In the order of the text, where all lines of a linker file are together but rarely
+    # not, nothing has to be moved.
+    filled = sorted((b for b in blocks if b.runs), key=lambda b: b.runs)
+    columns = columns.lines([run for block in filled for run in block.runs])
+    _number(filled)
     marks = _marks(text, columns, blocks[0])
     # Names stay in the order of the text, symbols are in address order.
     names, start = join_names(text, columns)
-    cuts = start[[0, *(block.symbols.stop for block in blocks)]].tolist()
+    cuts = [start[[b.symbols.start, b.symbols.stop]].tolist() for b in blocks]
     address, letter = columns.address, columns.letter
-    _sort(blocks, address, letter, start)
+    _sort(filled, address, letter, start)
     record = _LETTERS[letter]
     _place(blocks, marks, address, letter)
     apart = modules is None or _are_apart(blocks, modules, address)
-    size = symbol_sizes(address, record["st_shndx"], _extents(blocks), apart=apart)
+    size = symbol_sizes(address, record["st_shndx"], _extents(filled), apart=apart)
     if b"_text" in marks or b"_stext" in marks:
         own = blocks[0].symbols
         size[own][~_is_known(address[own], letter[own], marks)] = 0
 
-    syms: SymArray = np.zeros(len(columns) + 2 * len(blocks), fmt.sym_dtype)
     files = []
-    for number, block in enumerate(blocks):
+    for block, (cut, end) in zip(blocks, cuts, strict=True):
         assert block.where
-        own, (cut, end) = block.symbols, cuts[number : number + 2]
+        own = block.symbols
         prefix = b"\0" + block.name.encode(errors="surrogateescape") + b"\0"
         strtab = b"".join((prefix, names[cut:end].data))
-        symtab = syms[own.start + 2 * number : own.stop + 2 * number + 2]
+        symtab: SymArray = np.empty(2 + own.stop - own.start, fmt.sym_dtype)
+        symtab[0] = 0
         symtab[1:2] = linker_file_symbol(fmt, 1, *block.where)
         body = symtab[2:]
         body["st_name"] = start[own] + (len(prefix) - cut)
@@ -149,10 +153,12 @@ def _blocks(
     end = 0
     for run in runs:
         name = run.module.decode(errors="surrogateescape")
-        kernel.runs.append((end, run.first))
+        if end < run.first:
+            kernel.runs.append((end, run.first))
         listed.setdefault(name, _Block(name)).runs.append((run.first, run.last))
         end = run.last
-    kernel.runs.append((end, lines))
+    if end < lines:
+        kernel.runs.append((end, lines))
     if modules is None:
         real = {name: None for name in listed if not listed[name].is_pseudo}
     else:
@@ -160,17 +166,19 @@ def _blocks(
         for m in modules:
             listed.setdefault(m.name, _Block(m.name)).where = (m.address, m.size)
     others = [name for name in listed if name not in real]
-    blocks = [kernel, *(listed[name] for name in [*reversed(real), *others])]
+    return [kernel, *(listed[name] for name in [*reversed(real), *others])]
+
+
+def _number(blocks: list[_Block]) -> None:
     start = 0
     for block in blocks:
         stop = start + sum(last - first for first, last in block.runs)
         block.symbols = slice(start, stop)
         start = stop
-    return blocks
 
 
 def _sort(blocks: list[_Block], *columns: _Array) -> None:
-    # Each linker file's lines by address, the first of *columns*; mostly the kernel's
+    # Each linker file's symbols by address, the first of *columns*. Mostly the kernel's
     # are so already.
     address = columns[0]
     falls = np.flatnonzero(address[1:] < address[:-1]) + 1
@@ -185,11 +193,14 @@ def _sort(blocks: list[_Block], *columns: _Array) -> None:
 
 def _marks(text: bytes, columns: Columns, kernel: _Block) -> dict[bytes, int]:
     # The address of each of _MARKS that is among the kernel's lines.
-    short = np.flatnonzero(columns.length[kernel.symbols] <= max(map(len, _MARKS)))
+    own = kernel.symbols
+    short = own.start + np.flatnonzero(columns.length[own] <= 1 + max(map(len, _MARKS)))
+    chars = np.frombuffer(text, np.uint8)
+    short = short[chars[columns.name[short]] == ord("_")]
     starts, lengths = columns.name[short].tolist(), columns.length[short].tolist()
     marks: dict[bytes, int] = {}
     for line, start, length in zip(short.tolist(), starts, lengths, strict=True):
-        name = text[start : start + length]
+        name = text[start : start + length - 1]
         if name in _MARKS:
             marks.setdefault(name, int(columns.address[line]))
     return marks
@@ -217,9 +228,8 @@ def _place(
 
 
 def _extents(blocks: list[_Block]) -> list[Extent]:
-    kernel = blocks[0]
     return [
-        Extent(b.symbols, *b.where, has_parts=b is not kernel and not b.is_pseudo)
+        Extent(b.symbols, *b.where, has_parts=b.name != "kernel" and not b.is_pseudo)
         for b in blocks
         if b.where
     ]

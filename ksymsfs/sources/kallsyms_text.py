@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import binascii
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -20,6 +21,7 @@ _LINE = re.compile(
     rb"(?P<address>[0-9a-fA-F]{1,16}) (?P<letter>[A-Za-z?]) (?P<name>[^\0- ]+)"
     rb"(?:[\t ]+\[(?P<module>[^\0- \]]+)\])?"
 )
+_SUFFIX = re.compile(rb"\t\[[^\0- \]]+\]\n")
 _LETTERS = np.zeros(256, bool)
 _LETTERS[list(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz?")] = True
 
@@ -36,13 +38,15 @@ class Columns(NamedTuple):
     name: _Array
     """Where the name starts, from the start of the text."""
     length: _Array
-    """The name's bytes."""
+    """The name's bytes, with the one that ends it."""
 
     def __len__(self) -> int:
         return len(self.address)
 
     def lines(self, runs: Sequence[tuple[int, int]]) -> Columns:
         """The columns of these stretches of lines, put together."""
+        if all(a[1] == b[0] for a, b in pairwise(runs)):
+            return self  # as they are
         return Columns(*(np.concatenate([c[a:b] for a, b in runs]) for c in self))
 
 
@@ -79,7 +83,6 @@ def join_names(text: bytes, columns: Columns) -> tuple[_Array, _Array]:
     """
     offset = np.zeros(len(columns) + 1, np.int64)
     np.cumsum(columns.length, out=offset[1:])
-    offset += np.arange(len(offset))
     chars = np.frombuffer(text, np.uint8)
     joined = np.empty(offset[-1] + _BLOCK, np.uint8)
     source, target = (_unaligned(a, f"V{_BLOCK}") for a in (chars, joined))
@@ -87,12 +90,16 @@ def join_names(text: bytes, columns: Columns) -> tuple[_Array, _Array]:
     for at in reversed(range(_BLOCK, int(columns.length.max(initial=0)), _BLOCK)):
         rows = np.flatnonzero(columns.length > at)
         target[offset[rows] + at] = source[np.minimum(columns.name[rows] + at, most)]
-    for at in range(0, len(columns), _LINES) if most >= 0 else ():
-        rows = np.minimum(columns.name[at : at + _LINES], most)
-        target[offset[at : at + len(rows)]] = source[rows]
-    for row in np.flatnonzero(columns.name + columns.length > most).tolist():
-        name, length, start = columns.name[row], columns.length[row], offset[row]
-        joined[start : start + length] = chars[name : name + length]
+    near_end: list[int] = []
+    for at in range(0, len(columns), _LINES):
+        name = columns.name[at : at + _LINES]
+        ends = name + columns.length[at : at + _LINES]
+        if most >= 0:
+            target[offset[at : at + len(name)]] = source[np.minimum(name, most)]
+        near_end += (at + np.flatnonzero(ends > most)).tolist()
+    for row in near_end:
+        start, end = columns.name[row], columns.name[row] + columns.length[row]
+        joined[offset[row] : offset[row + 1]] = chars[start:end]
     joined[offset[1:] - 1] = 0
     return joined[: offset[-1]], offset
 
@@ -103,109 +110,123 @@ def _parse(text: bytes) -> tuple[Columns, list[Run]] | None:
     width = text.find(b" ")
     if width not in (8, 16) or not text.endswith(b"\n"):
         return None
+    room = len(text) // (width + len(" t x\n"))
+    columns = Columns(*(np.empty(room, code) for code in ("u8", "u1", "i8", "i8")))
+    runs: list[Run] = []
+    lines = start = 0
     # A piece at a time: the kernel has to find and clear every page of new memory,
     # which costs more than the work on it, but what one piece needed serves the next.
     scratch = np.empty(_PIECE, bool)
-    pieces: list[Columns] = []
-    runs: list[Run] = []
-    lines = start = 0
     while start < len(text):
         stop = text.rfind(b"\n", start, start + _PIECE) + 1
-        if stop == 0:
-            return None
-        chars = np.frombuffer(text, np.uint8, stop - start, start)
-        piece = _piece(chars, width, scratch[: len(chars)])
+        piece = _piece(text, start, stop, width, scratch) if stop else None
         if piece is None:
             return None
-        columns, newline = piece
-        for module, first, last in _module_runs(chars, columns, newline):
-            if runs and runs[-1].module == module and runs[-1].last == lines + first:
-                runs[-1] = runs[-1]._replace(last=lines + last)
+        fields, found = piece
+        last = lines + len(fields)
+        for column, field in zip(columns, fields, strict=True):
+            column[lines:last] = field
+        for run in found:
+            if (
+                runs
+                and runs[-1].module == run.module
+                and runs[-1].last == lines + run.first
+            ):
+                runs[-1] = runs[-1]._replace(last=lines + run.last)
             else:
-                runs.append(Run(module, lines + first, lines + last))
-        np.add(columns.name, start, out=columns.name)
-        pieces.append(columns)
-        lines, start = lines + len(newline), stop
-    return Columns(*map(np.concatenate, zip(*pieces, strict=True))), runs
+                runs.append(Run(run.module, lines + run.first, lines + run.last))
+        lines, start = last, stop
+    return Columns(*(column[:lines] for column in columns)), runs
 
 
-def _piece(chars: _Array, width: int, scratch: _Array) -> tuple[Columns, _Array] | None:
-    # The columns of whole lines, and where those end.
-    newline = np.flatnonzero(np.equal(chars, ord("\n"), out=scratch))
+def _piece(
+    text: bytes, first: int, last: int, width: int, scratch: _Array
+) -> tuple[Columns, list[Run]] | None:
+    # The columns and the modules of whole lines, from first to before last.
+    chars = np.frombuffer(text, np.uint8, last - first, first)
+    newline = _newlines(chars, scratch)
+    if newline is None:
+        return None
     start = np.empty_like(newline)
     start[0] = 0
-    start[1:] = newline[:-1] + 1
+    np.add(newline[:-1], 1, out=start[1:])
     name = start + (width + 3)
     if (name >= newline).any():
         return None
     head = _unaligned(chars, f"V{width + 3}")[start].view(np.uint8)
     head = head.reshape(len(start), width + 3)
     letter = head[:, width + 1].copy()
-    if not ((head[:, width::2] == ord(" ")).all() and _LETTERS[letter].all()):
+    if not (
+        (head[:, width] == ord(" ")).all()
+        and (head[:, width + 2] == ord(" ")).all()
+        and _LETTERS[letter].all()
+    ):
         return None
     try:
         digits = binascii.unhexlify(np.ascontiguousarray(head[:, :width]).data)
     except binascii.Error:
         return None
-    address = np.frombuffer(digits, f">u{width // 2}").astype(np.uint64)
-    tabs = np.flatnonzero(np.equal(chars, ord("\t"), out=scratch))
-    # No other space, NUL or control character: readers would cut names there.
-    blank = np.count_nonzero(np.less_equal(chars, ord(" "), out=scratch))
-    if blank != 3 * len(newline) + len(tabs):
-        return None
-    end = newline
-    if len(tabs):
-        line = np.searchsorted(newline, tabs)
-        stop = newline[line]
-        if not (
-            (line[1:] != line[:-1]).all()
-            and (tabs > name[line]).all()
-            and (stop - tabs >= 4).all()
-            and (chars[tabs + 1] == ord("[")).all()
-            and (chars[stop - 1] == ord("]")).all()
-        ):
+    runs, tabs, length = [], 0, newline - name + 1
+    for suffix, at, end in _suffixes(text, first, chars, newline):
+        if not _SUFFIX.fullmatch(suffix):
             return None
-        end = newline.copy()
-        end[line] = tabs
-    return Columns(address, letter, name, end - name), newline
+        runs.append(Run(suffix[2:-2], at, end))
+        length[at:end] -= len(suffix) - 1
+        tabs += end - at
+    # No other space, NUL or control character: readers would cut names there.
+    blank = np.count_nonzero(np.less_equal(chars, ord(" "), out=scratch[: len(chars)]))
+    if blank != 3 * len(newline) + tabs or (length <= 1).any():
+        return None
+    address = np.frombuffer(digits, f">u{width // 2}")
+    name += first
+    return Columns(address, letter, name, length), runs
 
 
-def _module_runs(chars: _Array, columns: Columns, newline: _Array) -> list[Run]:
-    tab = columns.name + columns.length
-    lines = np.flatnonzero(tab != newline)
-    if not len(lines):
-        return []
-    tab, stop = tab[lines], newline[lines]
-    firsts = np.flatnonzero(~_same_as_before(chars, lines, tab, stop))
-    lasts = np.append(firsts[1:], len(lines)) - 1
-    names = zip(tab[firsts].tolist(), stop[firsts].tolist(), strict=True)
-    bounds = zip(lines[firsts].tolist(), lines[lasts].tolist(), strict=True)
-    return [
-        Run(chars[start + 2 : end - 1].tobytes(), first, last + 1)
-        for (start, end), (first, last) in zip(names, bounds, strict=True)
-    ]
+def _newlines(chars: _Array, scratch: _Array) -> _Array | None:
+    # Where the newlines are; None where a line is too short to be one of kallsyms.
+    # np.flatnonzero of the bytes themselves takes twice as long. In a word of eight
+    # there is one newline at most: a one, moved up by eight bits for each byte before
+    # it. Times the constant, that becomes the number of these bytes, in the top byte.
+    is_newline = scratch[: -(-len(chars) // 8) * 8]
+    is_newline[len(chars) :] = False
+    np.equal(chars, ord("\n"), out=is_newline[: len(chars)])
+    word = is_newline.view("<u8")
+    rows = np.flatnonzero(word != 0)
+    if np.count_nonzero(is_newline) != len(rows):
+        return None
+    byte = word[rows] * np.uint64(0x0001020304050607) >> np.uint64(56)
+    rows *= 8
+    rows += byte.astype(np.int64)
+    return rows
 
 
-def _same_as_before(chars: _Array, lines: _Array, tab: _Array, stop: _Array) -> _Array:
-    # Which of lines follow one with the same module. What stands between tab and stop
-    # is compared eight bytes at a time, at last the last eight.
-    words = _unaligned(chars, "<u8")
-    length = stop - tab
-    # The first eight bytes of a shorter one reach beyond it: they are shifted out.
-    head = words[np.minimum(tab, len(words) - 1)]
-    head <<= (8 * np.maximum(8 - length, 0)).astype(np.uint64)
-    same = np.zeros(len(lines), bool)
-    same[1:] = (
-        (lines[1:] == lines[:-1] + 1)
-        & (length[1:] == length[:-1])
-        & (head[1:] == head[:-1])
-    )
-    for at in range(8, int(length.max()), 8):
-        rows = np.flatnonzero(same & (length > at))
-        further = np.minimum(at, length[rows] - 8)
-        ours, theirs = words[tab[rows] + further], words[tab[rows - 1] + further]
-        same[rows] = ours == theirs
-    return same
+def _suffixes(
+    text: bytes, first: int, chars: _Array, newline: _Array
+) -> Iterator[tuple[bytes, int, int]]:
+    # The stretches of lines that have the same from their tab on. *chars* is *text*
+    # from *first*.
+    tab = text.find(b"\t", first, first + len(chars))
+    while tab >= 0:
+        line = int(np.searchsorted(newline, tab - first))
+        suffix = text[tab : first + int(newline[line]) + 1]
+        count = _count_same(chars, newline[line:], suffix)
+        yield suffix, line, line + count
+        end = first + int(newline[line + count - 1])
+        tab = text.find(b"\t", end, first + len(chars))
+
+
+def _count_same(chars: _Array, newline: _Array, suffix: bytes) -> int:
+    # How many lines from the first of *newline* on end in suffix. So many are compared
+    # at a time as have been alike so far.
+    ends = _unaligned(chars, f"S{len(suffix)}")
+    count, most = 0, 256
+    while count < len(newline):
+        some = newline[count : count + most]
+        same = ends[some - (len(suffix) - 1)] == suffix
+        if not same.all():
+            return count + int(same.argmin())
+        count, most = count + len(some), 2 * most
+    return count
 
 
 def _unaligned(chars: _Array, dtype: str) -> _Array:

@@ -27,7 +27,7 @@ needs_compiler = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     directory = tmp_path_factory.mktemp("bench")
-    arguments = ["--rounds", "2", "--sizes", "1000,4000", "--trace", "1000"]
+    arguments = ["--rounds", "2", "--sizes", "1000,20000", "--trace", "1000"]
     arguments += ["--kallsyms", str(data / "demo/kallsyms.txt")]
     arguments += ["--build", str(directory / "build"), "--output", str(directory)]
     assert main([*arguments, "--only", "build", "--only", "load"]) == 0
@@ -61,7 +61,7 @@ def test_every_goal_has_a_verdict_and_those_without_peers_are_not_measured(
 ) -> None:
     verdicts = {goal["what"]: goal for goal in report["goals"]}
 
-    assert len(verdicts) == len(goals([42, 1000, 4000]))
+    assert len(verdicts) == len(goals([42, 1000, 20000]))
     for goal in report["goals"]:
         assert ("at_most" in goal) != ("at_least" in goal)
         assert (goal["measured"] is None) == (goal["verdict"] == "not measured")
@@ -98,7 +98,7 @@ def test_the_chart_is_an_svg_document_with_the_growth_in_it(outcome: Path) -> No
 def test_the_c_builder_makes_the_same_image_to_the_byte(
     outcome: Path, tmp_path: Path
 ) -> None:
-    table = outcome / "build/kallsyms_4000"
+    table = outcome / "build/kallsyms_20000"
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
 
     subprocess.run(
