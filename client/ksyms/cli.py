@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib import import_module
 
 from ksyms.arguments import Arguments, PlainArguments
 from ksyms.errors import KsymsError
@@ -54,7 +53,9 @@ def main(argv: list[str] | None = None) -> int:
         command, rest = split_command(argv)
         if command not in COMMANDS:
             return _without_command(command, rest)
-        module = import_module(f"ksyms.commands.{command}")
+        # import_module() comes with a module that takes longer than the command's.
+        __import__(f"ksyms.commands.{command}")
+        module = sys.modules[f"ksyms.commands.{command}"]
         args = _parse(module, command, rest)
         if args.version:
             return _print_version()

@@ -12,6 +12,7 @@ from ksyms.errors import ImageError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import mmap
+    from typing import Literal
 
     Data = bytes | mmap.mmap
 
@@ -71,7 +72,9 @@ class ElfFile:
         if elf_class not in (1, 2) or byte_order not in (1, 2):
             raise self.error(f"no ELF of class {elf_class}, byte order {byte_order}")
         self.bits = 32 * elf_class
-        self.byteorder = "little" if byte_order == 1 else "big"
+        self.byteorder: Literal["little", "big"] = (
+            "little" if byte_order == 1 else "big"
+        )
         prefix = "<" if byte_order == 1 else ">"
         word = "Q" if self.bits == 64 else "I"
         (

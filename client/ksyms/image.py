@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import sys
 from bisect import bisect_right
-from operator import sub
 
 from ksyms.elf import (
     EM_AARCH64,
@@ -238,7 +237,7 @@ class Image:
         except (ValueError, IndexError):
             return
         ends = [*self.run_starts[1:], self._count]
-        if counts == list(map(sub, ends, self.run_starts)):
+        if counts == [b - a for a, b in zip(self.run_starts, ends, strict=True)]:
             self.run_files = files
 
     def module(self, index: int) -> str | None:
@@ -288,16 +287,19 @@ class Image:
 
     def nm_type(self, index: int) -> str:
         """The letter that nm(1), or the kernel's own table, gives a symbol."""
-        kind = self._kinds[index]
+        return self._letter(self._kinds[index])
+
+    def _letter(self, kind: int) -> str:
         letter = self._letters.get(kind)
         if letter is None:
             from ksyms.nm_type import elf_letter, kallsyms_letter
 
-            info, shndx = self.st_info[index], self.st_shndx[index]
+            info, other, *shndx = kind.to_bytes(4, sys.byteorder)
+            st_shndx = int.from_bytes(shndx, self._elf.byteorder)
             letter = self._letters[kind] = (
-                kallsyms_letter(info, self.st_other[index], shndx)
+                kallsyms_letter(info, other, st_shndx)
                 if self.has_linker_files
-                else elf_letter(info, shndx, self.sections)
+                else elf_letter(info, st_shndx, self.sections)
             )
         return letter
 
@@ -320,6 +322,8 @@ class Image:
             *names, rest = strings.decode("ascii").split("\0")
             starts = self.st_name.tolist()
             if len(names) == self._count and rest == "" and starts[0] == 0:
+                from operator import sub
+
                 steps = map(sub, [*starts[1:], len(strings)], starts)
                 if list(map(sub, steps, map(len, names))) == [1] * self._count:
                     return names
@@ -333,9 +337,8 @@ class Image:
 
     def nm_types(self, symbols: Sequence[int]) -> list[str]:
         """The letters of the symbols of these indexes."""
-        column = self._kinds.tolist()
-        kinds = [column[i] for i in symbols]
-        letters = {kind: self.nm_type(column.index(kind)) for kind in set(kinds)}
+        kinds = take(self._kinds, symbols)
+        letters = {kind: self._letter(kind) for kind in set(kinds)}
         return list(map(letters.__getitem__, kinds))
 
     def named_places(self) -> Iterator[tuple[int, str]]:
@@ -350,6 +353,13 @@ class Image:
             start - self._strings
             for start in indexes(self._data, string, self._strings, self._strings_end)
         )
+
+
+def take(column: memoryview, symbols: Sequence[int]) -> list[int]:
+    """What *column* has at the indexes *symbols*; a range is all of them."""
+    if isinstance(symbols, range):
+        return column.tolist()
+    return [column[i] for i in symbols]
 
 
 def indexes(

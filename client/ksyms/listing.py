@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 
 from ksyms.elf import SHN_COMMON, SHN_UNDEF
-from ksyms.image import Image
+from ksyms.image import Image, take
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     # By index: of all symbols, or of those that are asked for.
-    Names = Sequence[str] | Mapping[int, str]
+    Names = list[str] | Mapping[int, str]
 
 
 def posix_lines(
@@ -54,12 +54,12 @@ def bsd_lines(
             size_for_value=size_for_value,
         )
         return [lines[i] for i in symbols]
+    sizes = take(image.st_size, symbols) if with_size or size_for_value else []
     if size_for_value:
-        numbers = _numbers(image, [image.st_size[i] for i in symbols], radix)
+        numbers = _numbers(image, sizes, radix)
     else:
         numbers = _value_numbers(image, symbols, radix)
     if with_size:
-        sizes = [image.st_size[i] for i in symbols]
         both = zip(numbers, sizes, _numbers(image, sizes, radix), strict=True)
         numbers = [f"{n} {text}" if size else n for n, size, text in both]
     letters = image.nm_types(symbols)
@@ -89,8 +89,7 @@ def symbol_record(image: Image, index: int, name: str) -> dict[str, object]:
 def _value_numbers(image: Image, symbols: Sequence[int], radix: str) -> list[str]:
     if image.has_linker_files:
         # The kernel's symbols are all defined, and none is common.
-        values = [image.st_value[i] for i in symbols]
-        return _numbers(image, values, radix)
+        return _numbers(image, take(image.st_value, symbols), radix)
     numbers = _numbers(image, [nm_value(image, i) for i in symbols], radix)
     blank = " " * (image.bits // 4)
     return [
@@ -101,7 +100,7 @@ def _value_numbers(image: Image, symbols: Sequence[int], radix: str) -> list[str
 
 def _numbers(image: Image, values: list[int], radix: str) -> list[str]:
     digits = image.bits // 4
-    if radix != "x" or not values:
+    if radix != "x" or len(values) < 1000:
         return [f"{value:0{digits}{radix}}" for value in values]
     # A third of the time of formatting one by one.
     from array import array
@@ -114,13 +113,13 @@ def _numbers(image: Image, values: list[int], radix: str) -> list[str]:
 
 def _named(image: Image, names: Names, symbols: Sequence[int]) -> list[str]:
     # Names, with their modules.
-    if len(symbols) < len(image):
+    if not isinstance(names, list) or not isinstance(symbols, range):
         return [f"{names[i]}{_suffix(image.module(i))}" for i in symbols]
     named: list[str] = []
     starts = [0, *image.run_starts]
     for start, end in zip(starts, [*starts[1:], len(image)], strict=True):
         suffix = _suffix(image.module(start))
-        part = [names[i] for i in range(start, end)]
+        part = names[start:end]
         named += [name + suffix for name in part] if suffix else part
     return named
 

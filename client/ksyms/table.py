@@ -187,11 +187,13 @@ class SymbolTable(Sequence[Symbol]):
             except (OverflowError, TypeError) as error:
                 raise ValueError(f"no array of addresses: {error}") from error
         ranges = self._addresses.ranges
+        if not len(ranges.addresses):
+            return np.full(wanted.shape, -1), np.zeros_like(wanted)
         at = np.searchsorted(ranges.bounds, wanted, "right") - 1
         positions = ranges.owners[at]
-        # The start of position -1, of nobody, is anything, and its offset 0.
-        starts = np.append(ranges.addresses, np.uint64(0))[positions]
-        offsets = np.where(positions < 0, np.uint64(0), wanted - starts)
+        # Position -1 takes some start, which is not looked at.
+        offsets = wanted - ranges.addresses[positions]
+        offsets[positions < 0] = 0
         return positions, offsets
 
     def aliases(self, address: int) -> tuple[Symbol, ...]:

@@ -97,7 +97,12 @@ def _chosen(image: Image, names: list[str], args: Namespace) -> list[int]:
     for type_and_bind in set(info):
         if type_and_bind & 15 in (STT_SECTION, STT_FILE):
             hidden.update(indexes(info, bytes([type_and_bind])))
-    chosen = [i for i in range(len(image)) if i not in hidden]
+    chosen = list(range(len(image)))
+    if len(hidden) < 1000:
+        for i in sorted(hidden, reverse=True):
+            del chosen[i]
+    else:
+        chosen = [i for i in chosen if i not in hidden]
     if args.extern_only:
         chosen = [i for i in chosen if info[i] >> 4 or shndx[i] == SHN_UNDEF]
     if args.size_sort:
