@@ -50,5 +50,5 @@ def vmlinux() -> Btf:
 
 
 def recorded(name: str) -> Any:
-    """expected_ksym, expected_kptr or raw_btf."""
+    """expected_ksym, expected_kptr, raw_btf or layouts."""
     return json.loads((CASES / f"{name}.json").read_text())

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ksyms.bpf.btf_load import btf_load
+from ksyms.bpf.btf_load import LoadedBtf, btf_load
 from ksyms.bpf.fields import IN_MAPS, FieldFinder
 from ksyms.bpf.ignored import IgnoredPointers
 from ksyms.bpf.kernel_rules import RULES_6_18, RULES_7, KernelRules, rules_for
@@ -331,6 +331,30 @@ def test_a_btf_that_unfolds_without_end_gets_its_answer() -> None:
     ignored = list(IgnoredPointers(btf, RULES_6_18).of_value(value, set(), "", ""))
     assert len(ignored) == 101
     assert "more than 100 others" in ignored[-1].reason
+
+
+@pytest.mark.parametrize("rules", [RULES_6_18, RULES_7], ids=lambda rules: rules.name)
+def test_every_tagged_pointer_is_a_field_or_has_a_reason_of_its_own(
+    rules: KernelRules,
+) -> None:
+    found = 0
+    for seed in range(600):
+        layouts = Layouts(seed)
+        try:
+            loaded = LoadedBtf(layouts.to_bytes(), rules)
+        except RefusedError:
+            continue
+        pointers = IgnoredPointers(loaded.btf, rules)
+        for struct in map(loaded.btf.__getitem__, layouts.values):
+            try:
+                fields = loaded.finder.find(struct, IN_MAPS)
+            except RefusedError:
+                continue
+            paths = {f"value{field.path}" for field in fields}
+            listed = list(pointers.of_value(struct.id, paths, "", "no reason"))
+            assert "no reason" not in {pointer.reason for pointer in listed}, seed
+            found += len(listed)
+    assert found > 50
 
 
 @settings(max_examples=300, derandomize=True, deadline=None)

@@ -15,8 +15,10 @@ from ksyms.bpf.kptrs import Kptrs, MapField, find_kptrs
 from ksyms.bpf.object import BpfObject
 from ksyms.bpf.refusal import Refusal
 from ksyms.bpf.targets import KernelTypes
+from ksyms.errors import BtfError
 from tests.ksyms import bpf_cases
 from tests.ksyms.kernels import recorded_kernel
+from tests.ksyms.record_layouts import fingerprint, layout
 
 ROWS = {row["object"]: row for row in bpf_cases.recorded("expected_kptr")}
 BLOBS = bpf_cases.recorded("raw_btf")
@@ -85,6 +87,19 @@ def test_the_recorded_verdicts_on_btf_that_c_cannot_express(name: str) -> None:
     refusal = btf_load(data, RULES_6_18, recorded_types())
 
     assert errno(refusal) == BLOBS[name]["errno"]
+
+
+def test_random_layouts_get_the_verdicts_that_were_recorded() -> None:
+    recorded = bpf_cases.recorded("layouts")
+    assert recorded["sha256"] == fingerprint(), "record them again: record_layouts.py"
+
+    for seed, expected in enumerate(recorded["errnos"]):
+        try:
+            refusal = btf_load(layout(seed), RULES_6_18, recorded_types())
+        except BtfError:
+            assert expected != 0, seed
+        else:
+            assert (refusal.errno if refusal else 0) == expected, seed
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 from ksyms.bpf.btf_load import LoadedBtf
 from ksyms.bpf.fields import Field
@@ -103,17 +104,34 @@ def find_kptrs(obj: BpfObject, types: Types, rules: KernelRules) -> Kptrs:
     return Kptrs(rules.name, refusal, maps, tuple(_warnings(obj, maps)))
 
 
+# What of an object the rules alone decide: the same on all kernels of one age.
+_loaded: WeakKeyDictionary[BpfObject, dict[KernelRules, LoadedBtf | Refusal]]
+_loaded = WeakKeyDictionary()
+
+
 def _load(
     obj: BpfObject, types: Types, rules: KernelRules
 ) -> tuple[LoadedBtf | None, Refusal | None]:
     if obj.loader_btf is None:
         return None, None
+    by_rules = _loaded.setdefault(obj, {})
+    if rules not in by_rules:
+        by_rules[rules] = _load_for(obj.loader_btf, obj.name, rules)
+    loaded = by_rules[rules]
+    if isinstance(loaded, Refusal):
+        return None, loaded
     try:
-        loaded = LoadedBtf(obj.loader_btf, rules, name=f"{obj.name}: .BTF")
         loaded.check(types)
     except RefusedError as error:
         return None, error.refusal
     return loaded, None
+
+
+def _load_for(data: bytes, name: str, rules: KernelRules) -> LoadedBtf | Refusal:
+    try:
+        return LoadedBtf(data, rules, name=f"{name}: .BTF")
+    except RefusedError as error:
+        return error.refusal
 
 
 # One map with the reasons for what is not in it; *btf* is as the compiler wrote it.
