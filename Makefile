@@ -3,6 +3,7 @@
 # make lint    ruff and mypy --strict
 # make bench   speed, side by side with what people use instead
 # make vmtest  the suite for loadable modules, in Debian guests under QEMU
+# make compat  build/libksyms_compat.so, for LD_PRELOAD: what BSD programs expect
 # make clean   remove what these made here
 
 # Debian packages; nothing is installed where they are there, or without root.
@@ -14,7 +15,7 @@ BENCH_PACKAGES = $(TEST_PACKAGES) libfuse-dev libfuse3-dev python3-bpfcc
 VENV = .venv
 PYTHON = $(VENV)/bin/python
 
-.PHONY: demo test lint bench vmtest clean
+.PHONY: demo test lint bench vmtest compat clean
 
 demo:
 	@.ci/setup $(VENV) $(DEMO_PACKAGES)
@@ -44,6 +45,12 @@ vmtest:
 	@for guest in $(GUESTS); do \
 		$(PYTHON) -m vagrant.vmtest --times -g $$guest || exit; \
 	done
+
+compat: build/libksyms_compat.so
+
+build/libksyms_compat.so: client/compat/ksyms_compat.c
+	@mkdir -p build
+	$(CC) -std=c11 -O2 $(CFLAGS) -fPIC -shared -o $@ $< $(LDFLAGS) -ldl
 
 clean:
 	rm -rf $(VENV) build dist bench/build .mypy_cache .pytest_cache .ruff_cache .hypothesis
