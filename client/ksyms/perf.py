@@ -24,6 +24,9 @@ _TRACEFS = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
 # perfmon_capable() of the kernel: CAP_SYS_ADMIN or CAP_PERFMON.
 _CAPABILITIES = 1 << 21 | 1 << 38
 
+# The inode of the first pid namespace: PROC_PID_INIT_INO of the kernel.
+_FIRST_PID_NAMESPACE = 0xEFFFFFFC
+
 # perf reads its own configuration, which can change what it prints, and speaks the
 # user's language.
 _ENVIRONMENT = {"PERF_CONFIG": os.devnull, "LC_ALL": "C"}
@@ -72,7 +75,16 @@ class Recording:
             recorder.tell("disable")
 
     def events(self) -> Iterator[Event | Lost]:
-        """The recorded events, in the order of time."""
+        """The recorded events, in the order of time.
+
+        Where not all threads have numbers, those of threads without one are left out.
+        """
+        all_threads = sees_all_threads()
+        for event in self._printed():
+            if all_threads or isinstance(event, Lost) or event.tid > 0:
+                yield event
+
+    def _printed(self) -> Iterator[Event | Lost]:
         command = [
             *(_perf(), "script", "-i", self.path, "--ns", "--show-lost-events"),
             *("-F", "trace:tid,cpu,time,event,trace,ip", "-F", "sw:tid,cpu,time,event"),
@@ -188,6 +200,14 @@ def _said(errors: IO[bytes]) -> str:
     lines = errors.read().decode(errors="replace").splitlines()
     words = [line.strip() for line in lines if line.strip() not in ("", "Error:")]
     return " ".join(words[:3]) or "it does not say why"
+
+
+def sees_all_threads(namespace: str = "/proc/self/ns/pid") -> bool:
+    """Whether all threads have numbers here: whether this is the first pid namespace.
+
+    In any other, perf gives all threads outside of it the number 0.
+    """
+    return os.stat(namespace).st_ino == _FIRST_PID_NAMESPACE
 
 
 def missing(

@@ -221,11 +221,21 @@ def test_the_report_goes_to_a_file_as_json_and_a_failure_is_told(
     assert all(len(record["stack"]) <= 4 for record in records)
 
 
-def test_all_events_are_the_waits_and_the_reason(image: Path) -> None:
-    result = run_lockstat(image, "-A", "true")
+def test_what_cannot_be_seen_is_told(image: Path) -> None:
+    # All threads outside a pid namespace have the number 0 in it.
+    result = subprocess.run(
+        [
+            *("unshare", "--pid", "--fork", "--mount-proc", sys.executable),
+            *("-m", "ksyms", "-k", image, "lockstat", "-A", "true"),
+        ],
+        capture_output=True,
+        text=True,
+        env=environment(),
+    )
 
     assert result.returncode == 1
     assert "hold times cannot be had" in result.stderr
+    assert "waits of processes outside this pid namespace are left out" in result.stderr
 
 
 def test_an_interrupt_ends_the_command_and_not_the_report(

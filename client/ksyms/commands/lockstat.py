@@ -90,7 +90,7 @@ def run(args: Namespace) -> int:
     """Run args.command, report what it and all others waited for, return 0, 1 or 2."""
     from ksyms.contention import Waits
     from ksyms.lockstat import LOCK_FRAMES, LockNames, LockStatistics
-    from ksyms.perf import Recording
+    from ksyms.perf import Recording, sees_all_threads
     from ksyms.table import load
 
     command = args.command[args.command[:1] == ["--"] :]
@@ -101,6 +101,11 @@ def run(args: Namespace) -> int:
     status = 0
     if args.watch == "all":
         status = _say(f"lockstat -A: {_NO_HOLDS}; waits only", 1)
+    if not sees_all_threads():
+        status = _say(
+            "lockstat: the waits of processes outside this pid namespace are left out",
+            1,
+        )
     names = LockNames(load(args.ksyms))
     with (
         # What cannot be written need not be measured.
