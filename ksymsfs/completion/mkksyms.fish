@@ -1,0 +1,15 @@
+# Written by tests/completions.py from the command's own parser.
+complete -c mkksyms -f
+complete -c mkksyms -s h -l help -d 'show this help message and exit'
+complete -c mkksyms -s o -l output -r -F -d 'where to write it'
+complete -c mkksyms -s V -l version -d 'show program'\''s version number and exit'
+complete -c mkksyms -l kallsyms -r -F -d 'a saved /proc/kallsyms'
+complete -c mkksyms -l modules -r -F -d 'the /proc/modules saved with it'
+complete -c mkksyms -l kernel -r -F -d 'a kernel'\''s ELF file'
+complete -c mkksyms -s m -r -F -d 'the ELF file of a module'
+complete -c mkksyms -l sections -r -F -d 'where Linux modules'\'' sections are'
+complete -c mkksyms -l relocate -x -d 'how many bytes KASLR moved the kernel'
+complete -c mkksyms -l manifest -r -F -d 'a TOML file that describes a kernel and its modules'
+complete -c mkksyms -l image -r -F -d 'a saved image'
+complete -c mkksyms -l flavor -x -a 'freebsd illumos netbsd' -d 'whose /dev/ksyms to be'
+complete -c mkksyms -l layout -x -a 'debug freebsd' -d 'the image'\''s layout'
