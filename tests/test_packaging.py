@@ -19,6 +19,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
+MANUALS = ["ksyms.1", "mkksyms.1", "ksyms.4", "ksymsfs.8"]
+
+
 @pytest.fixture(scope="module")
 def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # The wheel is built from the sdist, so that both are shown to be complete. The
@@ -59,6 +62,33 @@ def test_every_module_of_the_checkout_is_in_the_wheel(wheel: Path) -> None:
 
     with zipfile.ZipFile(wheel) as archive:
         assert modules <= set(archive.namelist())
+
+
+def test_manuals_completions_and_service_files_are_installed_and_only_so(
+    wheel: Path,
+) -> None:
+    data = f"ksymsfs-{ksymsfs.__version__}.data/data"
+    manuals = {f"share/man/man{page[-1]}/{page}" for page in MANUALS}
+    completions = {
+        f"share/{place.format(command)}"
+        for command in PROJECT["scripts"]
+        for place in (
+            "bash-completion/completions/{}",
+            "zsh/site-functions/_{}",
+            "fish/vendor_completions.d/{}.fish",
+        )
+    }
+    services = {"lib/systemd/system/ksymsfs.service", "etc/rc.d/ksymsfs"}
+
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        script = archive.getinfo(f"{data}/etc/rc.d/ksymsfs")
+
+    expected = {f"{data}/{path}" for path in manuals | completions | services}
+    assert {name for name in names if ".data/" in name} == expected
+    assert script.external_attr >> 16 & 0o111 == 0o111
+    inside = {name for name in names if name.startswith(("ksyms/", "ksymsfs/"))}
+    assert {Path(name).suffix for name in inside} <= {".py", ".typed", ".toml"}
 
 
 def test_the_sdist_has_the_tests_and_their_data(distributions: Path) -> None:

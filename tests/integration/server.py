@@ -91,13 +91,15 @@ def wait_until(condition: object, what: str, seconds: float = 20) -> None:
         time.sleep(0.01)
 
 
-def install_command(directory: Path, name: str = "ksymsfs") -> None:
-    """Put a command that runs this checkout's package *name* into *directory*."""
+def install_command(
+    directory: Path, name: str = "ksymsfs", module: str = "ksymsfs"
+) -> None:
+    """Put a command *name* that runs this checkout's *module* into *directory*."""
     directory.mkdir(parents=True, exist_ok=True)
     command = directory / name
     command.write_text(
         f"#!/bin/sh\nPYTHONPATH='{ROOT}:{ROOT}/client' PYTHONDONTWRITEBYTECODE=1 "
-        f"exec '{sys.executable}' -m {name} \"$@\"\n"
+        f"exec '{sys.executable}' -m {module} \"$@\"\n"
     )
     command.chmod(0o755)
 

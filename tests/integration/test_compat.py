@@ -62,7 +62,7 @@ def run(
     server: Server, *command: str | Path, preload: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a program that finds the device at /dev/ksyms."""
-    # Its own /dev is all there is in it, in a mount name space that ends with it.
+    # Its own /dev is all there is in it, in a mount namespace that ends with it.
     script = 'mount -t tmpfs none /dev && ln -s "$0" /dev/ksyms && exec "$@"'
     library = [f"LD_PRELOAD={preload}/build/libksyms_compat.so"] if preload else []
     return subprocess.run(

@@ -12,7 +12,7 @@ from tests.integration.server import install_command
 pytestmark = [pytest.mark.fuse, pytest.mark.kernel]
 
 # The helper has no $PATH, and the shell's own default leads to /usr/local/sbin: there
-# the command is in a mount name space that ends with the script, mounts and all.
+# the command is in a mount namespace that ends with the script, mounts and all.
 _SETUP = """
 set -e
 cd "$1"

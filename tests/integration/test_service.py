@@ -63,7 +63,7 @@ def test_systemd_finds_no_fault_with_the_unit(tmp_path: Path) -> None:
 
 def test_systemd_rates_the_unit_as_hardened() -> None:
     # 4.5 of 10 (0 is the best) is what is left to a mount and perf events in the
-    # host's name spaces: see `systemd-analyze security`.
+    # host's namespaces: see `systemd-analyze security`.
     result = subprocess.run(
         [
             *(needs("systemd-analyze"), "security", "--offline=true"),
@@ -338,7 +338,7 @@ exec chroot . /usr/bin/env -i container=test PATH="$PATH" \
 
 
 class Container:
-    """A systemd with a process, mount and control group name space of its own."""
+    """A systemd with a process, mount and control group namespace of its own."""
 
     def __init__(self, directory: Path) -> None:
         for name in ("root", "scratch", "cgroup"):

@@ -1,0 +1,341 @@
+"""The manual pages: what they say of options, errors and commands is what there is."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from ksyms.cli import COMMANDS
+from ksyms.options import add_global_options
+from ksymsfs import cli, mkksyms
+from ksymsfs.options import add_image_arguments, add_source_arguments
+from tests.integration.server import install_command
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = {
+    "ksyms.1": ROOT / "client/ksyms.1",
+    "ksyms.4": ROOT / "ksymsfs/ksyms.4",
+    "ksymsfs.8": ROOT / "ksymsfs/ksymsfs.8",
+    "mkksyms.1": ROOT / "ksymsfs/mkksyms.1",
+}
+
+
+def section(page: str, name: str) -> str:
+    """The text of a section (.Sh) or subsection (.Ss) of a page."""
+    text = PAGES[page].read_text()
+    found = re.search(rf"^\.(Sh|Ss) {re.escape(name)}\n", text, re.M)
+    assert found, f"{page} has no section {name}"
+    end = r"^\.Sh " if found[1] == "Sh" else r"^\.S[sh] "
+    return re.split(end, text[found.end() :], maxsplit=1, flags=re.M)[0]
+
+
+def flags(line: str) -> Iterator[str]:
+    """The options that a line of mdoc(7) sets with Fl."""
+    words = line.replace("|", " ").replace(",", " ").split()
+    is_flag = False
+    for word in words:
+        if word == "Fl":
+            is_flag = True
+        elif re.fullmatch(r"[A-Z][a-z]", word):
+            is_flag = False  # another macro
+        elif is_flag and word.startswith("-"):
+            yield f"-{word}"
+        elif is_flag:
+            yield from (f"-{letter}" for letter in word)
+
+
+def described(text: str) -> set[str]:
+    """The options that have an item of their own."""
+    items = re.findall(r"^\.It (Fl .*)$", text, re.M)
+    return {flag for item in items for flag in flags(item)}
+
+
+def options(parser: argparse.ArgumentParser) -> set[str]:
+    return {option for action in parser._actions for option in action.option_strings}
+
+
+def parser_with(add: object) -> argparse.ArgumentParser:
+    assert callable(add)
+    parser = argparse.ArgumentParser(add_help=False)
+    add(parser)
+    return parser
+
+
+GLOBAL = options(parser_with(add_global_options)) | {"-h", "--help"}
+SHARED = options(parser_with(add_source_arguments)) | options(
+    parser_with(add_image_arguments)
+)
+
+
+def subcommands(
+    name: str, parser: argparse.ArgumentParser
+) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    nested = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    if not nested:
+        yield name, parser
+    for action in nested:
+        for word, child in action.choices.items():
+            yield from subcommands(f"{name} {word}", child)
+
+
+CLIENT = dict(
+    item
+    for command in COMMANDS
+    for item in subcommands(
+        command, parser_with(import_module(f"ksyms.commands.{command}").configure)
+    )
+)
+"""The parsers of all commands of ksyms, and of their own commands."""
+
+
+# -- form
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_mandoc_finds_no_fault(page: str, tmp_path: Path) -> None:
+    if shutil.which("mandoc") is None:
+        pytest.skip("mandoc is not installed")
+    for name, path in PAGES.items():
+        directory = tmp_path / f"man{name[-1]}"
+        directory.mkdir(exist_ok=True)
+        shutil.copy(path, directory)
+
+    printed = subprocess.run(
+        ["mandoc", "-T", "lint", PAGES[page]],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "MANPATH": f"{tmp_path}:/usr/share/man"},
+    ).stdout
+
+    # Others' pages need not be installed here.
+    ours = {f"Xr {name.replace('.', ' ')}" for name in PAGES}
+    absent = "referenced manual not found: "
+    faults = [
+        line
+        for line in printed.splitlines()
+        if absent not in line or line.partition(absent)[2][: len("Xr x")] in ours
+    ]
+    assert faults == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_references_between_the_pages_lead_somewhere(page: str) -> None:
+    references = re.findall(r"^\.Xr (m?kksyms|ksyms\w*) (\d)", PAGES[page].read_text())
+
+    assert {f"{name}.{number}" for name, number in references} <= PAGES.keys()
+
+
+# -- options
+
+
+def test_ksymsfs_8_describes_every_option_and_no_other() -> None:
+    parser = cli.parser()
+
+    assert described(PAGES["ksymsfs.8"].read_text()) == options(parser) - SHARED
+
+
+def test_mkksyms_1_describes_every_option_and_no_other() -> None:
+    assert described(PAGES["mkksyms.1"].read_text()) == options(mkksyms.parser())
+
+
+@pytest.mark.parametrize(
+    ("page", "parser"),
+    [("ksymsfs.8", cli.parser()), ("mkksyms.1", mkksyms.parser())],
+    ids=["ksymsfs", "mkksyms"],
+)
+def test_a_synopsis_has_every_option_and_no_other(
+    page: str, parser: argparse.ArgumentParser
+) -> None:
+    synopsis = section(page, "SYNOPSIS")
+
+    assert {f for line in synopsis.splitlines() for f in flags(line)} == options(parser)
+
+
+def test_ksyms_1_describes_the_options_of_every_command() -> None:
+    assert described(section("ksyms.1", "DESCRIPTION")) == GLOBAL
+
+
+def test_ksyms_1_has_every_command_and_no_other() -> None:
+    page = PAGES["ksyms.1"].read_text()
+
+    commands = re.findall(r"^\.Ss (.*)$", page, re.M)
+
+    assert commands == sorted(CLIENT)
+
+
+@pytest.mark.parametrize("command", sorted(CLIENT))
+def test_ksyms_1_describes_every_option_of_a_command_and_no_other(
+    command: str,
+) -> None:
+    text = section("ksyms.1", command)
+    expected = options(CLIENT[command]) - GLOBAL
+
+    assert described(text) == expected
+    (synopsis,) = re.findall(r"^\.D1 Nm Cm (.*)$", text, re.M)
+    assert synopsis.startswith(command)
+    if "Ar options" not in synopsis:
+        assert set(flags(synopsis)) <= expected
+        # One of two spellings is enough.
+        for action in CLIENT[command]._actions:
+            spellings = set(action.option_strings) - GLOBAL
+            assert not spellings or spellings & set(flags(synopsis)), spellings
+
+
+@pytest.mark.parametrize(
+    ("page", "parser"),
+    [
+        ("ksymsfs.8", cli.parser()),
+        ("mkksyms.1", mkksyms.parser()),
+        *(("ksyms.1", parser) for parser in CLIENT.values()),
+    ],
+)
+def test_every_word_that_an_option_takes_is_told(
+    page: str, parser: argparse.ArgumentParser
+) -> None:
+    text = PAGES["mkksyms.1"].read_text() + PAGES[page].read_text()
+
+    for action in parser._actions:
+        if action.option_strings:
+            for choice in action.choices or ():
+                assert re.search(rf"\bCm {re.escape(choice)}( |$)", text, re.M), choice
+
+
+# -- errors and requests
+
+
+def errnos(path: Path) -> Iterator[str]:
+    """The errnos that a module answers with: those that it does not just compare."""
+    tree = ast.parse(path.read_text())
+    skipped = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Compare | ast.Set)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and node.value.id == "errno"
+            and node.attr.isupper()
+            and node not in skipped
+        ):
+            yield node.attr
+
+
+# What the device is made of; the rest of the package deals with the server's own start.
+DEVICE = ["device", "errnos", "flavor", "freebsd", "fs", "handle", "illumos", "ioctl"]
+DEVICE += ["memory", "netbsd", "walk"]
+
+
+def test_ksyms_4_has_every_errno_of_the_device_and_no_other() -> None:
+    answered = {
+        name for module in DEVICE for name in errnos(ROOT / f"ksymsfs/{module}.py")
+    }
+    # The kernel asks nobody to read a link that it does not take for one.
+    answered.remove("EINVAL")
+
+    told = re.findall(r"^\.It Bq Er (\w+)$", section("ksyms.4", "ERRORS"), re.M)
+
+    # ENXIO is open's and ioctl's.
+    assert sorted(told) == sorted([*answered, "ENXIO"])
+
+
+def test_ksyms_4_has_every_request_and_no_other() -> None:
+    header = (ROOT / "client/include/sys/ksyms.h").read_text()
+    defined = set(re.findall(r"^#define\s+(O?KIOC\w+)", header, re.M))
+
+    told = re.findall(r"^\.It Dv (.*)$", section("ksyms.4", "IOCTLS"), re.M)
+
+    assert {word for line in told for word in re.findall(r"O?KIOC\w+", line)} == defined
+
+
+# -- examples
+
+
+def examples(page: str, prompt: str) -> list[str]:
+    return re.findall(
+        rf"^\.Dl {re.escape(prompt)} (.*)$", PAGES[page].read_text(), re.M
+    )
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A directory with the files that examples name, and the commands."""
+    for name, module in (
+        ("ksyms", "ksyms"),
+        ("ksymsfs", "ksymsfs"),
+        ("mkksyms", "ksymsfs.mkksyms"),
+    ):
+        install_command(tmp_path / "bin", name, module)
+    demo = ROOT / "tests/data/demo"
+    for path in demo.iterdir():
+        shutil.copy(path, tmp_path)
+    subprocess.run(
+        [
+            *(tmp_path / "bin/mkksyms", "--kallsyms", "kallsyms.txt"),
+            *("--modules", "modules.txt", "-o", "demo.ksyms"),
+        ],
+        cwd=tmp_path,
+        check=True,
+    )
+    return tmp_path
+
+
+def run(script: str, place: Path, *prefix: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*prefix, "sh", "-c", script],
+        capture_output=True,
+        text=True,
+        cwd=place,
+        env={**os.environ, "PATH": f"{place}/bin:{os.environ['PATH']}"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("page", "command"), [(page, c) for page in PAGES for c in examples(page, "$")]
+)
+def test_an_example_for_everybody_works(page: str, command: str, place: Path) -> None:
+    before = examples(page, "$")[: examples(page, "$").index(command)]
+    if "addr2line" in command and shutil.which("addr2line") is None:
+        pytest.skip("addr2line is not installed")
+
+    result = run("\n".join([*(f"{c} >/dev/null" for c in before), command]), place)
+
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+# A /dev and a /run of its own, so that the usual places can be taken.
+_SETUP = """
+set -e
+mkdir dev
+cp -a /dev/null /dev/zero /dev/urandom /dev/tty /dev/fuse dev
+mount --bind dev /dev
+mount -t tmpfs tmpfs /run
+mount --bind bin /usr/local/sbin
+trap 'umount -q -l /run/ksymsfs /run/old 2>/dev/null || :' EXIT
+"""
+
+
+@pytest.mark.fuse
+@pytest.mark.kernel
+@pytest.mark.perf
+@pytest.mark.parametrize("page", [page for page in PAGES if examples(page, "#")])
+def test_the_examples_for_root_work_in_their_order(page: str, place: Path) -> None:
+    commands = examples(page, "#")
+    if page in ("ksyms.1", "ksyms.4"):
+        commands.insert(0, "ksymsfs")  # they are about a device that is there
+
+    result = run("\n".join([_SETUP, *commands]), place, "unshare", "-m")
+
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout or page == "ksymsfs.8"
