@@ -134,10 +134,13 @@ def _print_version() -> int:
 
 
 def _message(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        where = error.filename if error.filename is not None else "standard output"
-        return f"{where}: {error.strerror}"
-    return str(error)
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    from ksyms.advice import advice
+
+    # Only what is printed has no name.
+    where = error.filename if error.filename is not None else "standard output"
+    return ": ".join(filter(None, [f"{where}", error.strerror, advice(error)]))
 
 
 def _without_command(command: str | None, rest: list[str]) -> int:

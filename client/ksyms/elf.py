@@ -138,7 +138,4 @@ def _what_it_is(start: bytes) -> str:
         return "the file is empty"
     if start.startswith(_COMPRESSED):
         return "not an ELF file: it is compressed, decompress it first"
-    digits, space, _ = start.partition(b" ")
-    if space and not digits.strip(b"0123456789abcdefABCDEF"):
-        return "not an ELF file: a kallsyms table? mkksyms --kallsyms makes it one"
     return "not an ELF file"

@@ -27,7 +27,7 @@ from ksyms.elf import (
     ElfFile,
     Section,
 )
-from ksyms.errors import RestrictedError
+from ksyms.errors import ImageError, RestrictedError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -375,16 +375,44 @@ def indexes(
 def read_image(path: str | os.PathLike[str] | None = None) -> Image:
     """The image at *path*: by default $KSYMS, else /dev/ksyms; "-" is standard input.
 
-    Raises ImageError where it is none, OSError where it cannot be read.
+    A capture (see ksyms capture) stands for the image in it, and text of kallsyms for
+    the image that mkksyms(1) makes of it. Raises ImageError where it is none of these,
+    RestrictedError where all addresses are 0, OSError where it cannot be read.
     """
     name = os.fspath(path) if path is not None else default_image()
     if name == "-":
-        return Image(sys.stdin.buffer.read(), "standard input")
+        return _image_of(sys.stdin.buffer.read(), "standard input")
+    if os.path.isdir(name):
+        return _capture_image(name)
     with open(name, "rb", buffering=0) as file:
-        image = Image(file.read(), name)
+        image = _image_of(file.read(), name)
     if len(image.run_files) > 1 and not image.has_linker_files:
         image.name_linker_files(_listing_beside(name))
     return image
+
+
+def _image_of(data: bytes, name: str, modules: str | None = None) -> Image:
+    if data[:4] != b"\x7fELF":
+        from ksyms.kallsyms_text import image_of_text, looks_like_kallsyms
+
+        if looks_like_kallsyms(data[:64]):
+            data = image_of_text(data, name, modules)
+    return Image(data, name)
+
+
+def _capture_image(folder: str) -> Image:
+    # A capture has the image, or the texts that one can be made of.
+    image, text, modules = (
+        os.path.join(folder, name) for name in ("ksyms", "kallsyms", "modules")
+    )
+    if os.path.exists(image):
+        return read_image(image)
+    if not os.path.exists(text):
+        raise ImageError(folder, "a folder with no symbols: not a capture of a kernel")
+    with open(text, "rb") as file:
+        return _image_of(
+            file.read(), text, modules if os.path.exists(modules) else None
+        )
 
 
 def _listing_beside(name: str) -> str:

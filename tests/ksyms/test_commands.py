@@ -308,7 +308,9 @@ def test_the_image_comes_from_standard_input(
     [
         (b"", "the file is empty"),
         (b"\x1f\x8b\x08", "compressed"),
-        (KALLSYMS, "mkksyms --kallsyms"),
+        (b"ffffffff81000000 T _text\nnonsense\n", "line 2"),
+        (b"0000000000000000 T _text\n", "CAP_SYSLOG"),
+        (b"some text", "not an ELF file"),
         (b"\x7fELF", "truncated"),
         (kernel_image()[:-1], "truncated"),
         (bare_elf([Sym("a", 0)]), "CAP_SYSLOG"),
