@@ -81,9 +81,6 @@ class ElfFiles(Source):
         with source_errors(self._kernel):
             return self._read()
 
-    def close(self) -> None:
-        """Nothing is held."""
-
     def _read(self) -> list[LinkerFile]:
         kernel = read_object(self._kernel)
         modules = [read_object(module.path) for module in self._modules]

@@ -115,7 +115,7 @@ def _relocatable(
     places = module.image_sections()
     moves = np.zeros(len(module.sections) + 1, symtab["st_value"].dtype)
     for number, _section, where in layout.loaded:
-        moves[number] = where or 0
+        moves[number] = (where or 0) % (1 << module.format.bits)
     # SHN_UNDEF is section 0, which is never loaded; the special ones are no section.
     shndx = symtab["st_shndx"]
     symtab["st_value"] += moves[np.minimum(shndx, len(module.sections))]

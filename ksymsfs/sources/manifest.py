@@ -94,9 +94,6 @@ class Manifest(Source):
             files = [with_linker_file_symbol(f, self._format) for f in files]
         return files
 
-    def close(self) -> None:
-        """Nothing is held."""
-
     def _read(self) -> Description:
         data = read_file(self._path, MAX_MANIFEST)
         try:

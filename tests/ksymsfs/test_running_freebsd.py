@@ -223,6 +223,12 @@ def test_kldsym_tells_what_only_the_kernel_knows(tmp_path: Path) -> None:
     assert values["vnet_state"] == 0xFFFFFE0000002004
 
 
+def test_nonsense_from_kldsym_is_no_crash(tmp_path: Path) -> None:
+    values = written(tmp_path, {b"pcpu_counter": 0, b"vnet_state": 2**64 - 1})
+
+    assert values["pcpu_counter"] == 0
+
+
 def test_what_kldsym_does_not_know_stays_as_the_file_has_it(tmp_path: Path) -> None:
     values = written(tmp_path, {})
 
