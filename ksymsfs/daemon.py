@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
 import sys
 from collections.abc import Callable
+
+log = logging.getLogger(__name__)
 
 
 def detach(serve: Callable[[Callable[[], None]], int]) -> int:
@@ -25,6 +28,8 @@ def detach(serve: Callable[[Callable[[], None]], int]) -> int:
         status = 1
         try:
             status = serve(lambda: _ready(writer))
+        except BaseException:
+            log.exception("the server has failed")
         finally:
             # Never back into the caller's code: this is another process now.
             sys.stderr.flush()

@@ -44,8 +44,9 @@ class Generation:
     modules: bytes
     fingerprint: Hashable
     built: float
+    """When it was built, or when something was announced that has changed nothing."""
     compared: float
-    """When its symbols were last read, by the clock of `built`."""
+    """When its symbols were last read, by the same clock."""
     settled: bool = False
     holders: int = field(default=0)
     """Open handles; the image is dropped with the last one."""
@@ -83,11 +84,23 @@ class Generations:
         ImageTooLargeError beyond the bound, and what the source raises.
         """
         current = self._current
-        if current is not None and current.fingerprint == self.source.fingerprint():
-            if current.settled:
-                return current
-            return self._settle(current)
-        return self._advance(self._snapshot())
+        if current is None:
+            return self._advance(self._snapshot())
+        if current.settled and current.fingerprint == self.source.fingerprint():
+            return current
+        # Read again and compare: what was announced too early shows now.
+        is_late = self._clock() - current.built >= SETTLING
+        new = self._snapshot()
+        if new.image != current.image or new.modules != current.modules:
+            return self._advance(new)
+        current.compared = new.compared
+        if new.fingerprint == current.fingerprint:
+            current.settled = is_late
+        else:
+            # Something was announced that is still to come, or came to nothing.
+            current.fingerprint, current.built = new.fingerprint, new.built
+            current.settled = False
+        return current
 
     def get(self, number: int) -> Generation | None:
         """The generation of this number, if it is current or held open."""
@@ -136,21 +149,14 @@ class Generations:
 
     def _image(self, files: Sequence[LinkerFile]) -> bytes:
         # The size pass comes first, so that a bound is kept before memory is taken.
-        size = sum(f.symtab.nbytes + len(f.strtab) for f in files)
+        self._check(sum(f.symtab.nbytes + len(f.strtab) for f in files))
+        image = self._build(files, self.source.format)
+        self._check(len(image))
+        return image
+
+    def _check(self, size: int) -> None:
         if self._limit is not None and size > self._limit:
             raise ImageTooLargeError(size, self._limit)
-        return self._build(files, self.source.format)
-
-    def _settle(self, current: Generation) -> Generation:
-        # Read again and compare: what the fingerprint announced too early shows now.
-        late = self._clock() - current.built >= SETTLING
-        again = self._snapshot()
-        if again.image != current.image or again.modules != current.modules:
-            return self._advance(again)
-        current.fingerprint = again.fingerprint
-        current.compared = again.compared
-        current.settled = late
-        return current
 
     def _advance(self, new: Generation) -> Generation:
         self._last += 1

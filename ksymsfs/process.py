@@ -150,9 +150,9 @@ class Processes:
         """
         if first:
             yield from self._descriptors_of(first, suffix, inode)
-        for entry in os.scandir(self._root):
-            if entry.name.isdigit() and int(entry.name) != first:
-                yield from self._descriptors_of(int(entry.name), suffix, inode)
+        for name in os.listdir(self._root):
+            if name.isdigit() and int(name) != first:
+                yield from self._descriptors_of(int(name), suffix, inode)
 
     def _descriptors_of(
         self, tgid: int, suffix: str, inode: int
