@@ -69,6 +69,26 @@ class AddressIndex:
             )
         return self._ranges
 
+    @property
+    def extent(self) -> tuple[int, int]:
+        """The lowest and the highest address that may have an owner; 0, 0 if none."""
+        if self._left > 0 and not self._ranges:
+            value, size = self._image.st_value, self._image.st_size
+            lows = [
+                next((value[i] for i in range(start, end) if size[i]), value[end - 1])
+                for _, _, start, end in self._runs
+            ]
+            ends = [high for _, high, _, _ in self._runs]
+            ends += [f.address + f.size for f in self._image.linker_files]
+            return min(lows, default=0), min(max(ends, default=1) - 1, _TOP)
+        ranges = self.ranges
+        owned = (ranges.owners >= 0).nonzero()[0]
+        if not len(owned):
+            return 0, 0
+        after = owned[-1] + 1
+        last = int(ranges.bounds[after]) - 1 if after < len(ranges.bounds) else _TOP
+        return int(ranges.bounds[owned[0]]), last
+
     def find(self, address: int) -> int:
         """The index of the symbol that owns *address*, or -1."""
         if not 0 <= address <= _TOP:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # run(args) -> exit code; its docstring is the command's description.
 COMMANDS = {
     "addr2sym": "name the symbol at each address",
+    "annotate": "put names in place of the addresses in a text",
     "bpf": "ask whether BPF objects would load on a kernel",
     "capture": "capture the running kernel, to be asked elsewhere",
     "lockstat": "report who waited for which kernel lock, and how long",

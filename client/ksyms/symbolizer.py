@@ -18,6 +18,24 @@ class Symbolizer:
         self._image = image
         self._addresses = AddressIndex(image)
 
+    @property
+    def bits(self) -> int:
+        """The width of an address: 32 or 64."""
+        return self._image.bits
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """The lowest and the highest address that may have a name."""
+        return self._addresses.extent
+
+    def name(self, address: int) -> str | None:
+        """``name [module]`` of the symbol that covers *address*, None if none does."""
+        index = self._addresses.find(address)
+        if index < 0:
+            return None
+        module = self._image.module(index)
+        return f"{self._image.name(index)}{f' [{module}]' if module else ''}"
+
     def sprint(self, address: int, *, return_address: bool = False) -> str | None:
         """``name+0xoff/0xsize [module]``, None where no symbol covers *address*.
 
