@@ -48,50 +48,62 @@ class Tables(NamedTuple):
         }
 
 
+def read(device: str) -> tuple[bytes, int]:
+    """One open: all the bytes, and the size that fstat(2) tells."""
+    fd = os.open(device, os.O_RDONLY)
+    try:
+        size = os.fstat(fd).st_size
+        parts = []
+        while part := os.read(fd, 1 << 20):
+            parts.append(part)
+    finally:
+        os.close(fd)
+    return b"".join(parts), size
+
+
+class Checker:
+    """What a whole image with and without the module looks like."""
+
+    def __init__(self, reference: bytes) -> None:
+        self._tables = Tables.of(reference)
+        # Where the module's block starts: its null symbol stands before this one.
+        name = self._tables.strtab.rindex(b"\0" + MODULE + b"\0") + 1
+        records = struct.iter_unpack("<I20x", self._tables.symtab)
+        self._first = next(i for i, (st_name,) in enumerate(records) if st_name == name)
+        self._before = self._tables.symtab[: 24 * (self._first - 1)]
+        self._names = self._tables.names(self._first)
+
+    def look(self, image: bytes, size: int) -> str:
+        """``with`` or ``without`` the module, or ``torn``."""
+        tables = Tables.of(image)
+        if len(image) != size or not tables.symtab.startswith(self._before):
+            return "torn"
+        if len(tables.symtab) == len(self._before):
+            return "without"
+        # Right after a load there are the symbols of its init section, too.
+        return "with" if tables.names(self._first) >= self._names else "torn"
+
+
 def main() -> int:
-    """Read until told to stop; the status is 1 when an image was torn."""
+    """Read until told to stop, and once more; the status is 1 for a torn image."""
     device, stop = sys.argv[1], Path(sys.argv[3])
-    reference = Tables.of(Path(sys.argv[2]).read_bytes())
-    # Where the block of `dummy` starts: at its null symbol, before its STT_FILE one.
-    last = reference.strtab.rindex(b"\0" + MODULE + b"\0") + 1
-    first = next(
-        number
-        for number, (name,) in enumerate(struct.iter_unpack("<I20x", reference.symtab))
-        if name == last
-    )
-    base = reference.symtab[: 24 * (first - 1)]
-    wanted = reference.names(first)
-    seen = {"with": 0, "without": 0, "enxio": 0, "in a row": 0, "torn": 0}
+    checker = Checker(Path(sys.argv[2]).read_bytes())
+    seen = {"with": 0, "without": 0, "torn": 0, "enxio": 0, "most enxio in a row": 0}
     row = 0
+    print("reading", flush=True)
     while not stop.exists():
         try:
-            fd = os.open(device, os.O_RDONLY)
+            seen[checker.look(*read(device))] += 1
+            row = 0
         except OSError as error:
             if error.errno != errno.ENXIO:
                 raise
             row += 1
             seen["enxio"] += 1
-            seen["in a row"] = max(row, seen["in a row"])
+            seen["most enxio in a row"] = max(row, seen["most enxio in a row"])
             time.sleep(0.05)
-            continue
-        row = 0
-        try:
-            size = os.fstat(fd).st_size
-            parts = []
-            while part := os.read(fd, 1 << 20):
-                parts.append(part)
-        finally:
-            os.close(fd)
-        image = b"".join(parts)
-        tables = Tables.of(image)
-        whole = len(image) == size and tables.symtab.startswith(base)
-        if len(tables.symtab) == len(base):
-            seen["without"] += 1
-        else:
-            seen["with"] += 1
-            # Right after a load there are the symbols of its init section, too.
-            whole = whole and tables.names(first) >= wanted
-        seen["torn"] += not whole
+    # Nothing changes any longer: now it must work at once.
+    seen[checker.look(*read(device))] += 1
     print(json.dumps(seen))
     return 1 if seen["torn"] else 0
 

@@ -1,0 +1,65 @@
+"""Modules come and go 200 times while four processes read the device."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.guest.kernel_modules import load, loading, unload
+from tests.integration.server import BINDINGS, Binding, environment, serving
+
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(400)]
+
+CYCLES, READERS = 200, 4
+
+
+@pytest.mark.parametrize("binding", BINDINGS)
+def test_no_reader_sees_a_torn_image_or_an_error_that_a_retry_does_not_cure(
+    binding: Binding, tmp_path: Path
+) -> None:
+    stop, reference = tmp_path / "stop", tmp_path / "reference"
+    with serving(tmp_path, binding=binding) as server:
+        with loading("dummy"):
+            # Beyond the moment in which a module still has its init symbols.
+            time.sleep(1)
+            reference.write_bytes(server.device.read_bytes())
+        argv = [sys.executable, "-m", "tests.guest.reader", str(server.device)]
+        readers = [
+            subprocess.Popen(
+                [*argv, str(reference), str(stop)],
+                env=environment(),
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for _ in range(READERS)
+        ]
+        try:
+            for reader in readers:
+                assert reader.stdout is not None
+                assert reader.stdout.readline() == "reading\n"
+            for cycle in range(CYCLES):
+                load("dummy")
+                # Mostly as fast as it goes; now and then time for a whole snapshot.
+                time.sleep(0.5 if cycle % 8 == 0 else 0)
+                unload("dummy")
+                time.sleep(0.5 if cycle % 8 == 4 else 0)
+            stop.touch()
+            seen = [json.loads(r.communicate(timeout=60)[0]) for r in readers]
+        finally:
+            stop.touch()
+            for reader in readers:
+                reader.kill()
+                reader.wait()
+        said = server.says()
+
+    print(*seen, sep="\n")
+    assert [reader.returncode for reader in readers] == [0] * READERS
+    assert all(counts["torn"] == 0 for counts in seen)
+    assert sum(counts["with"] for counts in seen)
+    assert sum(counts["without"] for counts in seen)
+    assert "Traceback" not in said
