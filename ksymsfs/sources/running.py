@@ -40,6 +40,7 @@ class RunningKernel(Source):
         self._modules = Path(proc, "modules")
         self._sys_module = Path(sys, "module")
         self._online = Path(sys, "devices/system/cpu/online")
+        self._uevent_seqnum = Path(sys, "kernel/uevent_seqnum")
         self._events: KsymbolEvents | None = None
         self._events_cpus = b""
         self._use_events = events
@@ -75,10 +76,16 @@ class RunningKernel(Source):
         Symbols that come and go (BPF programs, above all) are at the end of kallsyms,
         behind the kernel's own, which takes nearly all of the time to read and never
         changes. Only a change while the end is read makes the table a mixture.
+
+        A module that comes and goes again meanwhile leaves the list of modules as it
+        was, but the kernel's place in it slips: symbols of others are missing, or there
+        twice. Such a module has announced itself to user space, which is counted.
         """
+        uevents = self._uevents()
         modules, watched = self._module_state(), self._watch()
         text, changes = self._read_kallsyms()
-        if (modules, watched) != (self._module_state(), self._watch()):
+        after = self._module_state(), self._watch()
+        if (modules, watched) != after or uevents != self._uevents():
             raise SourceChangingError(self.name, "the symbols changed while being read")
         listed: list[Module] = []
         if modules is not None:
@@ -142,6 +149,13 @@ class RunningKernel(Source):
             self._identity(line.split(b" ", 1)[0].decode(errors="surrogateescape"))
             for line in modules.splitlines()
         )
+
+    def _uevents(self) -> bytes:
+        # How many uevents there were: one at least for each module that comes or goes.
+        try:
+            return self._uevent_seqnum.read_bytes()
+        except OSError:
+            return b""
 
     def _identity(self, module: str) -> int:
         try:

@@ -173,3 +173,32 @@ def test_a_change_behind_the_kernels_own_symbols_is_a_try_that_failed(
         take_snapshot(source)
 
     assert source.kallsyms_reads == 3
+
+
+def test_a_module_that_comes_and_goes_while_the_table_is_read_is_a_try_that_failed(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Its lines shift those of other modules, and /proc/modules is then as it was.
+    seqnum = kernel.sys / "kernel/uevent_seqnum"
+    seqnum.parent.mkdir()
+    seqnum.write_text("620\n")
+
+    class Events:
+        def __init__(self, cpus: list[int]) -> None:
+            self.reads = 0
+
+        def value(self) -> int:
+            self.reads += 1
+            if self.reads == 2:
+                seqnum.write_text("628\n")
+            return 0
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(running, "KsymbolEvents", Events)
+    source = RunningKernel(proc=str(kernel.proc), sys=str(kernel.sys))
+
+    take_snapshot(source)
+
+    assert source.kallsyms_reads == 2
