@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from ksymsfs.errors import RefusedError
 from ksymsfs.generation import Generation, Generations
 
-SECONDS = 5.0
-"""How long the second walk of a path may take; its generation is kept for it."""
+SECONDS = 60.0
+"""How long the second walk of a path may take; its generation is kept for it. Each of
+its requests may wait for three snapshots of every other reader."""
 
 MOST = 1024
 """Threads whose walks are remembered; the oldest are forgotten first."""

@@ -29,9 +29,10 @@ class Binding(NamedTuple):
 
 # PyPI's fusepy is imported as fuse, Debian's python3-fusepy as fusepy.
 FUSEPY = Binding("fuse" if find_spec("fuse") else "fusepy", {})
+LIBFUSE3 = Binding("mfusepy", {"FUSE_LIBRARY_NAME": "fuse3"})
 BINDINGS = [
     pytest.param(FUSEPY, id="fusepy-libfuse2"),
-    pytest.param(Binding("mfusepy", {"FUSE_LIBRARY_NAME": "fuse3"}), id="libfuse3"),
+    pytest.param(LIBFUSE3, id="libfuse3"),
 ]
 
 
