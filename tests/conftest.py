@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -73,6 +74,14 @@ def _guest_missing() -> str:
     return ""
 
 
+def _freebsd_missing() -> str:
+    if sys.platform[:7] != "freebsd":
+        return "this is no FreeBSD (vagrant/ has a guest)"
+    if not Path("/dev/ksyms").exists():
+        return "there is no /dev/ksyms: kldload ksyms"
+    return ""
+
+
 MISSING: dict[str, Callable[[], str]] = {
     "fuse": cache(_fuse_missing),
     "kernel": cache(_kernel_missing),
@@ -81,6 +90,7 @@ MISSING: dict[str, Callable[[], str]] = {
     "perf": cache(_perf_missing),
     "vm": cache(_vm_missing),
     "guest": cache(_guest_missing),
+    "freebsd": cache(_freebsd_missing),
 }
 
 

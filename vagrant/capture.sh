@@ -45,6 +45,7 @@ mkdir -p "$2"
 to=$(cd "$2" && pwd)
 cd "$(dirname "$0")"
 
+# shellcheck disable=SC2016 # the guest's shell expands them
 # The script goes in on standard input, whatever the login shell is there, and the files
 # come out as one archive: neither a shared folder nor a plug-in is needed.
 {

@@ -16,15 +16,8 @@ for command in ksymsfs mkksyms ksyms; do
     ln -sf "/opt/ksymsfs/bin/$command" "/usr/local/bin/$command"
 done
 
-modprobe fuse
-systemctl stop ksymsfs 2>/dev/null || true
-systemctl reset-failed ksymsfs 2>/dev/null || true
-systemd-run --quiet --unit=ksymsfs --service-type=exec \
-    --property=Restart=on-failure /usr/local/bin/ksymsfs -f /run/ksymsfs
-# The service is up when the device answers.
-for _ in 1 2 3 4 5 6 7 8 9 10; do
-    [ -r /dev/ksyms ] && exec ksyms sym2addr schedule
-    sleep 1
-done
-systemctl --no-pager status ksymsfs
-exit 1
+install -m 644 /ksymsfs/ksymsfs/service/ksymsfs.service /etc/systemd/system/
+systemctl daemon-reload
+systemctl enable --quiet ksymsfs
+systemctl restart ksymsfs
+ksyms sym2addr schedule

@@ -21,4 +21,11 @@ for command in ksymsfs mkksyms ksyms; do
     ln -sf "/opt/ksymsfs/bin/$command" "/usr/local/bin/$command"
 done
 
+# The path /dev/ksyms is the kernel's own here.
+install -m 555 /ksymsfs/ksymsfs/service/ksymsfs.rc /usr/local/etc/rc.d/ksymsfs
+sysrc -q ksymsfs_enable=YES ksymsfs_flags="--device none" >/dev/null
+service ksymsfs status >/dev/null && service ksymsfs stop
+service ksymsfs start
+
 ksyms -k /dev/ksyms sym2addr panic
+cmp /dev/ksyms /var/run/ksymsfs/ksyms

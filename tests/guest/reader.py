@@ -3,8 +3,8 @@
     python3 -m tests.guest.reader DEVICE REFERENCE STOP
 
 REFERENCE is an image with `dummy` as its last module; the reader ends when the file
-STOP is there, and prints what it saw as JSON. No image may be torn: with `dummy` it has
-all that REFERENCE has, and without `dummy` all but that.
+STOP is there, and prints what it saw as JSON. An image is torn when it lacks anything
+of the kernel or of another module, or has some symbols of `dummy` but not all.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import struct
 import sys
 import time
+from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,10 +42,11 @@ class Tables(NamedTuple):
         return cls(*(image[offset : offset + size] for offset, size in spans))
 
     def names(self, start: int) -> set[bytes]:
-        """The names of the symbols from number *start* on."""
+        """The names of the symbols from number *start* to the next null symbol."""
+        records = struct.iter_unpack("<I20x", self.symtab[24 * start :])
         return {
             self.strtab[name : self.strtab.index(b"\0", name)]
-            for (name,) in struct.iter_unpack("<I20x", self.symtab[24 * start :])
+            for (name,) in takewhile(lambda record: record != (0,), records)
         }
 
 
@@ -72,16 +74,19 @@ class Checker:
         self._first = next(i for i, (st_name,) in enumerate(records) if st_name == name)
         self._before = self._tables.symtab[: 24 * (self._first - 1)]
         self._names = self._tables.names(self._first)
+        self._only_here = {name for name in self._names if MODULE in name}
 
     def look(self, image: bytes, size: int) -> str:
         """``with`` or ``without`` the module, or ``torn``."""
         tables = Tables.of(image)
         if len(image) != size or not tables.symtab.startswith(self._before):
             return "torn"
-        if len(tables.symtab) == len(self._before):
-            return "without"
+        names = tables.names(self._first)
+        if MODULE not in names:
+            # The end of the table, or what comes after the last module ([bpf]).
+            return "torn" if names & self._only_here else "without"
         # Right after a load there are the symbols of its init section, too.
-        return "with" if tables.names(self._first) >= self._names else "torn"
+        return "with" if names >= self._names else "torn"
 
 
 def main() -> int:

@@ -101,6 +101,8 @@ def test_symbolize_agrees_with_the_kernels_own_pS(
         if name in edges:
             addresses += [edges[name] + d for d in (-1, 0, 1, 0x1000, 0x100000)]
     addresses += [0, 1, 0x1000, 1 << 47, starts[0] - 1, starts[-1] + 1, 2**64 - 1]
+    # Per-CPU symbols start at 0.
+    addresses = [a for a in addresses if a >= 0]
 
     answers = {
         a: str(s) if s else f"{a:#x}"

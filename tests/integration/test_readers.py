@@ -69,7 +69,10 @@ def test_pyelftools_reads_every_symbol_of_it(server: Server) -> None:
 
     table = ksyms.load(server.device)
     assert len(found) > 1000
-    for symbol in found[1:]:
+    for symbol in found:
+        # Null symbols and linker-file symbols are no symbols of the kernel.
+        if not symbol.name or symbol["st_info"]["type"] == "STT_FILE":
+            continue
         assert symbol["st_value"] in {s.address for s in table.lookup_all(symbol.name)}
 
 

@@ -243,6 +243,7 @@ def place() -> Iterator[Path]:
         yield path
 
 
+RIGHT = ["mapped", "mapped", "EBUSY"]
 SAVED = ["--mode", "0444", "--kallsyms", str(DATA)]
 
 
@@ -260,23 +261,21 @@ def test_the_units_capabilities_are_enough_for_the_running_kernel(
 @pytest.mark.fuse
 def test_the_units_capabilities_are_enough_for_every_caller(place: Path) -> None:
     with serving(place, SAVED, prefix=confined()) as server:
-        assert ask_as_nobody(server) == ["mapped", "mapped", "EBUSY"]
+        assert ask_as_nobody(server) == RIGHT
 
 
 @pytest.mark.fuse
-@pytest.mark.parametrize(
-    ("capability", "answers"),
-    [
-        ("CAP_SYS_PTRACE", ["mapped", "EFAULT", "opened"]),
-        ("CAP_DAC_READ_SEARCH", ["mapped", "mapped", "opened"]),
-    ],
-)
+@pytest.mark.parametrize("capability", ["CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH"])
 def test_without_one_capability_callers_get_wrong_answers(
-    place: Path, capability: str, answers: list[str]
+    place: Path, capability: str
 ) -> None:
     assert capability in capabilities()
     with serving(place, SAVED, prefix=confined(capability)) as server:
-        assert ask_as_nobody(server) == answers
+        answers = ask_as_nobody(server)
+
+    # Which ones depends on the kernel: 6.18 shows a stranger's maps, 6.1 does not.
+    assert len(answers) == len(RIGHT)
+    assert answers != RIGHT
 
 
 @pytest.mark.fuse

@@ -16,8 +16,8 @@ class Guest:
     packages: tuple[str, ...]
 
 
-# bpftool carries libbpf, the answer that `ksyms bpf` is compared with; gcc is for the
-# conformance program in C. fusepy comes from Debian, where it is called `fusepy`.
+# bpftool carries libbpf, the answer that `ksyms bpf` is compared with; gcc and libelf
+# are for the readers in C. fusepy comes from Debian, where it is called `fusepy`.
 _PACKAGES = (
     "binutils",
     "bpftool",
@@ -26,9 +26,11 @@ _PACKAGES = (
     "iproute2",
     "kmod",
     "libc6-dev",
+    "libelf-dev",
     "procps",
     "python3",
     "python3-fusepy",
+    "xz-utils",
 )
 
 _BOOKWORM = (*_PACKAGES, "libfuse2", "libfuse3-3")

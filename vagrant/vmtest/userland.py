@@ -57,6 +57,8 @@ def build_userland(guest: Guest, checkout: Path, cache: Path) -> Path:
             ]
             # Where the kernel's modules are mounted: no package brings the directory.
             argv += ['--customize-hook=mkdir -p "$1/lib/modules"']
+            # systemd would make it; without it fusermount wants to write a lock file.
+            argv += ['--customize-hook=ln -sf ../proc/self/mounts "$1/etc/mtab"']
             argv += [guest.userland, str(image), mirror()]
             run(argv)
 
