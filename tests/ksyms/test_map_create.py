@@ -240,6 +240,25 @@ def test_sizes_are_those_of_the_types() -> None:
     assert result(verdict(MapType.SK_STORAGE, entries=1)) == "-EINVAL"
 
 
+@pytest.mark.parametrize(
+    ("size", "flags", "errno"),
+    [
+        (8, 0, "0"),
+        (12, 0, "-EINVAL"),
+        (1016, 0, "0"),
+        (1024, 0, "-EINVAL"),
+        (32, MapFlag.STACK_BUILD_ID, "0"),
+        (40, MapFlag.STACK_BUILD_ID, "-EINVAL"),
+        (4064, MapFlag.STACK_BUILD_ID, "0"),
+    ],
+)
+def test_a_stack_trace_has_whole_frames(size: int, flags: int, errno: str) -> None:
+    _, _, types = world(RULES_6_18)
+    map = BpfMap("m", ".maps", MapType.STACK_TRACE, 4, size, 1, flags, 0, 0)
+
+    assert result(map_create(map, None, types, RULES_6_18)) == errno
+
+
 def test_a_value_that_cannot_be_parsed_is_swallowed() -> None:
     writer = BtfWriter()
     number = writer.integer()

@@ -90,6 +90,8 @@ _REDIRECTS = (*_DEVMAPS, _T.SOCKMAP, _T.SOCKHASH, _T.XSKMAP)
 _ARRAYS = (_T.ARRAY, _T.PERCPU_ARRAY, _T.REUSEPORT_SOCKARRAY, *_OF_DESCRIPTORS[:-1])
 _PERCPU_SIZE_MAX = 32 << 10  # PCPU_MIN_UNIT_SIZE
 _ALLOC_MAX = 4 << 20  # KMALLOC_MAX_SIZE
+_STACK_MAX = 127  # frames: kernel.perf_event_max_stack, as it is by default
+_FRAME, _BUILD_ID_FRAME = 8, 32  # bytes
 _STORAGE_MAX = 0xFFFF - 100  # below it some of struct bpf_local_storage_elem
 
 WITHOUT_BTF = frozenset(
@@ -224,7 +226,7 @@ def _check_sizes(map: BpfMap, type: MapType, has_btf: bool) -> None:
         reason = f"max_entries is {entries}"
     elif not _key_size_is_right(type, key):
         reason = f"key_size is {key}"
-    elif not _value_size_is_right(type, value):
+    elif not _value_size_is_right(type, value, map.map_flags):
         reason = f"value_size is {value}"
     elif type in _LOCAL_STORAGE and not has_btf:
         reason = f"a map of type {type.name} without BTF of its key and value"
@@ -254,12 +256,15 @@ def _key_size_is_right(type: MapType, size: int) -> bool:
     return size == 4
 
 
-def _value_size_is_right(type: MapType, size: int) -> bool:
+def _value_size_is_right(type: MapType, size: int, flags: int) -> bool:
     if type in _OF_DESCRIPTORS:
         return size == 4
     if type in (_T.REUSEPORT_SOCKARRAY, _T.CPUMAP, *_REDIRECTS):
         return size == 4 or (size == 8 and type is not _T.XSKMAP)
-    return size > 0 and (type is not _T.STACK_TRACE or size % 8 == 0)
+    if type is _T.STACK_TRACE:
+        frame = _BUILD_ID_FRAME if flags & _F.STACK_BUILD_ID else _FRAME
+        return size % frame == 0 and 0 < size <= _STACK_MAX * frame
+    return size > 0
 
 
 def check_keyless(map: BpfMap) -> None:
