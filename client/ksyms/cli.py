@@ -26,6 +26,7 @@ COMMANDS = {
     "bpf": "ask whether BPF objects would load on a kernel",
     "capture": "capture the running kernel, to be asked elsewhere",
     "lockstat": "report who waited for which kernel lock, and how long",
+    "diff": "compare two images",
     "nm": "list the symbols, in the formats of nm(1)",
     "sym2addr": "print the addresses of each name",
 }

@@ -46,9 +46,12 @@ old 4096 1 new, Live 0x80001000
 """
 
 
-def kernel_image(fmt: ElfFormat = NATIVE, kallsyms: bytes = KALLSYMS) -> bytes:
+def kernel_image(
+    fmt: ElfFormat = NATIVE, kallsyms: bytes = KALLSYMS, modules: bytes | None = MODULES
+) -> bytes:
     """The ksymsfs image of a kallsyms table."""
-    files = kallsyms_linker_files(kallsyms, parse_modules(MODULES), fmt)
+    known = None if modules is None else parse_modules(modules)
+    files = kallsyms_linker_files(kallsyms, known, fmt)
     return build_image(files, fmt)
 
 
