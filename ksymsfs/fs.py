@@ -118,7 +118,7 @@ class Filesystem:
     def _attributes(
         self, mode: int, inode: int, *, size: int = 0, links: int = 1
     ) -> Attributes:
-        return {
+        attributes = {
             "st_mode": mode,
             "st_ino": inode,
             "st_nlink": links,
@@ -130,6 +130,8 @@ class Filesystem:
             "st_mtime": self._time,
             "st_ctime": self._time,
         }
+        # The bindings take long over each, and have cleared them all.
+        return {name: value for name, value in attributes.items() if value}
 
     @_callback
     def readlink(self, path: str) -> str:

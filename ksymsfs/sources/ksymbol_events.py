@@ -40,7 +40,7 @@ class KsymbolEvents:
 
     def __init__(self, cpus: Iterable[int]) -> None:
         self._rings: list[mmap.mmap] = []
-        self._heads: list[ctypes.c_uint64] = []
+        self._heads: list[memoryview] = []
         try:
             for cpu in cpus:
                 self._open(cpu)
@@ -73,15 +73,15 @@ class KsymbolEvents:
         finally:
             os.close(fd)  # the mapping keeps the event
         self._rings.append(ring)
+        self._heads.append(memoryview(ring).cast("Q")[_DATA_HEAD // 8 :][:1])
 
     def value(self) -> int:
         """The sum of all data_heads: grows with every event."""
-        return sum(
-            int.from_bytes(ring[_DATA_HEAD : _DATA_HEAD + 8], "little")
-            for ring in self._rings
-        )
+        return sum([head[0] for head in self._heads])
 
     def close(self) -> None:
         """Unmap the rings, which ends the events."""
+        while self._heads:
+            self._heads.pop().release()
         while self._rings:
             self._rings.pop().close()

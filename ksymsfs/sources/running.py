@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ksymsfs.elf import ElfFormat
 from ksymsfs.errors import SourceChangingError, SourceError
+from ksymsfs.kernel_file import KernelFile
 from ksymsfs.linker import LinkerFile
 from ksymsfs.sources import Source
 from ksymsfs.sources.bpf_programs import jited_lengths
@@ -18,7 +19,7 @@ from ksymsfs.sources.kallsyms import kallsyms_linker_files
 from ksymsfs.sources.ksymbol_events import KsymbolEvents
 from ksymsfs.sources.modules import Module, parse_modules, require_settled
 
-_CHUNK = 1 << 16  # the kernel gives a page at a time, whatever is asked for
+_CHUNK = 1 << 12  # the kernel gives a page at a time, whatever is asked for
 
 log = logging.getLogger(__name__)
 
@@ -37,10 +38,12 @@ class RunningKernel(Source):
     ) -> None:
         self.kallsyms_reads = 0
         self._kallsyms = Path(proc, "kallsyms")
-        self._modules = Path(proc, "modules")
-        self._sys_module = Path(sys, "module")
-        self._online = Path(sys, "devices/system/cpu/online")
-        self._uevent_seqnum = Path(sys, "kernel/uevent_seqnum")
+        self._modules = KernelFile(f"{proc}/modules")
+        self._sys_module = f"{sys}/module"
+        self._online = KernelFile(f"{sys}/devices/system/cpu/online")
+        self._uevent_seqnum = KernelFile(f"{sys}/kernel/uevent_seqnum")
+        self._identified = b""
+        self._inodes: frozenset[int] = frozenset()
         self._events: KsymbolEvents | None = None
         self._events_cpus = b""
         self._use_events = events
@@ -89,8 +92,8 @@ class RunningKernel(Source):
             raise SourceChangingError(self.name, "the symbols changed while being read")
         listed: list[Module] = []
         if modules is not None:
-            listed = parse_modules(modules[0], str(self._modules))
-            require_settled(listed, str(self._modules))
+            listed = parse_modules(modules[0], self._modules.path)
+            require_settled(listed, self._modules.path)
         files = kallsyms_linker_files(
             text, listed, self.format, name=str(self._kallsyms)
         )
@@ -100,7 +103,13 @@ class RunningKernel(Source):
         return (modules, watched, changes), files
 
     def close(self) -> None:
-        """End the perf events."""
+        """End the perf events, close what is open."""
+        self._modules.close()
+        self._online.close()
+        self._uevent_seqnum.close()
+        self._end_events()
+
+    def _end_events(self) -> None:
         if self._events is not None:
             self._events.close()
             self._events = None
@@ -135,33 +144,37 @@ class RunningKernel(Source):
             raise SourceChangingError(self.name, "the symbols changed while being read")
         return text, after
 
-    def _module_state(self) -> tuple[bytes, tuple[int, ...]] | None:
+    def _module_state(self) -> tuple[bytes, frozenset[int]] | None:
         # /proc/modules and who is who in it; None: a kernel built without modules.
         try:
-            modules = self._modules.read_bytes()
+            modules = self._modules.read()
         except FileNotFoundError:
             return None
         except OSError as error:
             raise SourceError(
-                str(self._modules), error.strerror or str(error)
+                self._modules.path, error.strerror or str(error)
             ) from error
-        return modules, tuple(
-            self._identity(line.split(b" ", 1)[0].decode(errors="surrogateescape"))
-            for line in modules.splitlines()
-        )
+        return modules, self._identities()
 
     def _uevents(self) -> bytes:
         # How many uevents there were: one at least for each module that comes or goes.
         try:
-            return self._uevent_seqnum.read_bytes()
+            return self._uevent_seqnum.read()
         except OSError:
             return b""
 
-    def _identity(self, module: str) -> int:
-        try:
-            return (self._sys_module / module).stat().st_ino
-        except OSError:
-            return 0
+    def _identities(self) -> frozenset[int]:
+        # The directories of modules, and of some parts of the kernel that have one: the
+        # same ones for as long as there was no uevent.
+        uevents = self._uevents()
+        if not uevents or uevents != self._identified:
+            self._identified = uevents
+            try:
+                with os.scandir(self._sys_module) as entries:
+                    self._inodes = frozenset(entry.inode() for entry in entries)
+            except OSError:
+                self._inodes = frozenset()
+        return self._inodes
 
     def _watch(self) -> Hashable:
         # Have the events of all online CPUs counted; which those are.
@@ -169,9 +182,9 @@ class RunningKernel(Source):
             return None
         online = b"0\n"
         with contextlib.suppress(OSError):
-            online = self._online.read_bytes()
+            online = self._online.read()
         if self._events is None or online != self._events_cpus:
-            self.close()
+            self._end_events()
             try:
                 self._events = KsymbolEvents(_parse_cpus(online))
             except OSError as error:
