@@ -20,6 +20,7 @@ from tests.integration.server import (
     Server,
     environment,
     install_command,
+    nobodys_python,
     serving,
     wait_until,
 )
@@ -223,7 +224,7 @@ def confined(without: str = "") -> list[str]:
 
 def ask_as_nobody(server: Server) -> list[str]:
     result = subprocess.run(
-        [sys.executable, "-c", _CLIENT, server.device],
+        [nobodys_python(), "-c", _CLIENT, server.device],
         user=65534,
         group=65534,
         extra_groups=[],
@@ -323,12 +324,13 @@ mount -t proc proc proc
 mount --rbind /sys sys
 umount -l sys/fs/cgroup
 mount -t cgroup2 none sys/fs/cgroup
-for path in dev run tmp; do mount -t tmpfs tmpfs $path; done
+for path in dev run; do mount -t tmpfs tmpfs $path; done
 mknod -m 666 dev/null c 1 3
 mknod -m 666 dev/zero c 1 5
 mknod -m 666 dev/urandom c 1 9
 mknod -m 600 dev/fuse c 10 229
 touch dev/console
+rm -f usr/lib/tmpfiles.d/tmp.conf  # it empties /tmp, where the checkout may be
 cp -a "$1/bin/ksymsfs" usr/local/bin/
 cp "$2/ksymsfs/service/ksymsfs.service" etc/systemd/system/
 exec chroot . /usr/bin/env -i container=test PATH="$PATH" \
