@@ -167,9 +167,11 @@ def test_code_has_the_names_that_perf_gives_it(
     printed = perf(recording, "script", "-F", "trace:ip,sym,symoff")
 
     theirs = dict(re.findall(r"^\t *([0-9a-f]{16}) (\S+)", printed, re.M))
+    # At the start of a function it is not certain who is meant: whoever was interrupted
+    # there, or who called what never returns.
+    theirs = {a: name for a, name in theirs.items() if not name.endswith("+0x0")}
     assert len(theirs) > 10
-    ours = {address: names.code(int(address, 16)) for address in theirs}
-    assert ours == {a: name.removesuffix("+0x0") for a, name in theirs.items()}
+    assert {a: names.code(int(a, 16)) for a in theirs} == theirs
 
 
 def run_lockstat(image: Path, *words: str) -> subprocess.CompletedProcess[str]:
