@@ -280,6 +280,7 @@ def place(tmp_path: Path) -> Path:
     demo = ROOT / "tests/data/demo"
     for path in demo.iterdir():
         shutil.copy(path, tmp_path)
+    (tmp_path / "oops.txt").write_text("RIP: 0010:0xffffffff816b8a0c\n")
     subprocess.run(
         [
             *(tmp_path / "bin/mkksyms", "--kallsyms", "kallsyms.txt"),
