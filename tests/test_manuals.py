@@ -19,6 +19,7 @@ from ksyms.options import add_global_options
 from ksymsfs import cli, mkksyms
 from ksymsfs.options import add_image_arguments, add_source_arguments
 from tests.integration.server import install_command
+from tests.test_layering import GRAPH
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = {
@@ -232,14 +233,26 @@ def errnos(path: Path) -> Iterator[str]:
             yield node.attr
 
 
-# What the device is made of; the rest of the package deals with the server's own start.
-DEVICE = ["device", "errnos", "flavor", "freebsd", "fs", "handle", "illumos", "ioctl"]
-DEVICE += ["memory", "netbsd", "walk"]
+def device_modules() -> set[str]:
+    """What the file system is made of, but for the sources of symbols."""
+    found: set[str] = set()
+    wanted = {"ksymsfs.fs"}
+    while wanted:
+        found |= wanted
+        imported = {name for module in wanted for name in GRAPH[module]}
+        wanted = {
+            name
+            for name in imported & GRAPH.keys() - found
+            if not name.startswith("ksymsfs.sources")
+        }
+    return found
 
 
 def test_ksyms_4_has_every_errno_of_the_device_and_no_other() -> None:
     answered = {
-        name for module in DEVICE for name in errnos(ROOT / f"ksymsfs/{module}.py")
+        name
+        for module in device_modules()
+        for name in errnos(ROOT / f"{module.replace('.', '/')}.py")
     }
     # The kernel asks nobody to read a link that it does not take for one.
     answered.remove("EINVAL")
