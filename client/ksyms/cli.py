@@ -27,6 +27,7 @@ COMMANDS = {
     "capture": "capture the running kernel, to be asked elsewhere",
     "lockstat": "report who waited for which kernel lock, and how long",
     "diff": "compare two images",
+    "doctor": "check what works on this machine, and how to get the rest",
     "map": "show where text and data lie, and how large they are",
     "nm": "list the symbols, in the formats of nm(1)",
     "sym2addr": "print the addresses of each name",
