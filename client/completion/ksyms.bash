@@ -21,6 +21,7 @@ _ksyms()
 		"bpf:check") command="bpf check" ;;
 		":capture") command="capture" ;;
 		":diff") command="diff" ;;
+		":doctor") command="doctor" ;;
 		":lockstat") command="lockstat" ;;
 		":map") command="map" ;;
 		":nm") command="nm" ;;
@@ -45,6 +46,7 @@ _ksyms()
 	"bpf check:--html") compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
 	"capture:-k"|"capture:--ksyms") compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
 	"diff:-k"|"diff:--ksyms") compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
+	"doctor:-k"|"doctor:--ksyms") compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
 	"lockstat:-s") :; return ;;
 	"lockstat:-n") :; return ;;
 	"lockstat:-o") compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
@@ -58,7 +60,7 @@ _ksyms()
 	esac
 	case $command:$cur in
 	":"-*) mapfile -t COMPREPLY < <(compgen -W '-h --help -k --ksyms -j --json -p --pretty -d --debug -V --version' -- "$cur") ;;
-	":"*) mapfile -t COMPREPLY < <(compgen -W 'addr2sym annotate bpf capture diff lockstat map nm sym2addr' -- "$cur") ;;
+	":"*) mapfile -t COMPREPLY < <(compgen -W 'addr2sym annotate bpf capture diff doctor lockstat map nm sym2addr' -- "$cur") ;;
 	"addr2sym:"-*) mapfile -t COMPREPLY < <(compgen -W '-a --addresses --all --return-address --json-lines -h --help -k --ksyms -j --json -p --pretty -d --debug -V --version' -- "$cur") ;;
 	"addr2sym:"*) : ;;
 	"annotate:"-*) mapfile -t COMPREPLY < <(compgen -W '--return-address --folded -h --help -k --ksyms -j --json -p --pretty -d --debug -V --version' -- "$cur") ;;
@@ -73,6 +75,8 @@ _ksyms()
 	"capture:"*) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -d -- "$cur") ;;
 	"diff:"-*) mapfile -t COMPREPLY < <(compgen -W '-s --summary -h --help -k --ksyms -j --json -p --pretty -d --debug -V --version' -- "$cur") ;;
 	"diff:"*) : ;;
+	"doctor:"-*) mapfile -t COMPREPLY < <(compgen -W '-h --help -k --ksyms -j --json -p --pretty -d --debug -V --version' -- "$cur") ;;
+	"doctor:"*) : ;;
 	"lockstat:"-*) mapfile -t COMPREPLY < <(compgen -W '-A -C -H -s -n -o -h --help -k --ksyms -j --json -p --pretty -d --debug -V --version' -- "$cur") ;;
 	"lockstat:"*) mapfile -t COMPREPLY < <(compgen -c -- "$cur") ;;
 	"map:"-*) mapfile -t COMPREPLY < <(compgen -W '-o --output -h --help -k --ksyms -j --json -p --pretty -d --debug -V --version' -- "$cur") ;;

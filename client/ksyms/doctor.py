@@ -137,6 +137,7 @@ def _linux(machine: Machine) -> Iterator[Finding]:
     )
     yield _capabilities(machine)
     yield _perf_events(machine)
+    yield _lockstat(machine)
     yield _btf(machine)
 
 
@@ -207,6 +208,17 @@ def _perf_events(machine: Machine) -> Finding:
     if machine.may(_CAP_PERFMON, _CAP_SYS_ADMIN) or level in ("0", "-1"):
         return Finding("perf events", "ok", found)
     return Finding("perf events", "limited", found, "run as root, or with CAP_PERFMON")
+
+
+def _lockstat(machine: Machine) -> Finding:
+    if not machine.which("perf"):
+        remedy = "install perf (Debian: apt install linux-perf)"
+        return Finding("lockstat", "limited", "no perf", remedy)
+    events = machine.root / "sys/kernel/tracing/events"  # perf mounts it if need be
+    if events.is_dir() and not (events / "lock/contention_begin").is_dir():
+        remedy = "boot Linux 5.19 or newer"
+        return Finding("lockstat", "limited", "no event of a wait for a lock", remedy)
+    return Finding("lockstat", "ok", "perf")
 
 
 def _btf(machine: Machine) -> Finding:

@@ -33,7 +33,7 @@ def look(tmp_path: Path) -> Callable[..., dict[str, Finding]]:
         *,
         libraries: tuple[str, ...] = ("fuse", "fuse3"),
         modules: tuple[str, ...] = ("fuse", "mfusepy"),
-        programs: tuple[str, ...] = ("fusermount3",),
+        programs: tuple[str, ...] = ("fusermount3", "perf"),
         platform: str = "linux",
     ) -> dict[str, Finding]:
         for name, text in {**FILES, **(files or {})}.items():
@@ -81,6 +81,8 @@ def test_a_machine_with_everything_lacks_nothing(look: Look) -> None:
         ("perf events", "limited", USER, "CAP_PERFMON"),
         ("perf events", "limited", {"proc/sys/kernel/perf_event_paranoid": None},
          "CONFIG_PERF_EVENTS"),
+        ("lockstat", "limited", {"sys/kernel/tracing/events/sched/enable": ""},
+         "Linux 5.19"),
         ("BTF", "missing", {"sys/kernel/btf/vmlinux": None}, "CONFIG_DEBUG_INFO_BTF"),
         ("/dev/fuse", "missing", {"dev/fuse": None}, "modprobe fuse"),
     ],
@@ -98,6 +100,12 @@ def test_perf_events_are_for_everybody_where_the_machine_says_so(look: Look) -> 
     files = {**USER, "proc/sys/kernel/perf_event_paranoid": "-1\n"}
 
     assert look(files)["perf events"].status == "ok"
+
+
+def test_lockstat_wants_perf(look: Look) -> None:
+    assert look(programs=())["lockstat"].status == "limited"
+    event = {"sys/kernel/tracing/events/lock/contention_begin/id": "408\n"}
+    assert look(event)["lockstat"].status == "ok"
 
 
 @pytest.mark.parametrize(
