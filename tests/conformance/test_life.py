@@ -89,7 +89,7 @@ def test_every_error_of_open_is_reached_and_said_once(
 @pytest.mark.parametrize(
     ("options", "change", "name"),
     [
-        (["--max-image", "500"], "", "ENOMEM"),
+        (["--max-image", "600"], "", "ENOMEM"),
         ([], 'state = "Loading"', "ENXIO"),
     ],
     ids=["a limit", "a module"],

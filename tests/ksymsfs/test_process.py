@@ -24,9 +24,19 @@ def proc(tmp_path: Path) -> ProcTree:
     return ProcTree(tmp_path / "proc")
 
 
+class Described(Processes):
+    """The processes of a tree, of which system calls know nothing."""
+
+    def _is_first_thread(self, tid: int) -> bool:
+        return False
+
+    def _capabilities(self, tid: int) -> int:
+        return int(self._status(tid, b"CapEff"), 16)
+
+
 @pytest.fixture
 def processes(proc: ProcTree) -> Processes:
-    return Processes(str(proc.root))
+    return Described(str(proc.root))
 
 
 def failing(number: int, path: str) -> Callable[..., int]:
@@ -190,6 +200,28 @@ def test_this_process_is_numbered_as_its_own_proc_says() -> None:
     identified = Processes().identify(threading.get_native_id())
     assert identified is not None
     assert identified.tgid == os.getpid()
+
+
+def test_capabilities_of_another_process_are_those_that_its_status_shows() -> None:
+    with subprocess.Popen(
+        ["sh", "-c", "echo; read line"],
+        user=1 if os.geteuid() == 0 else None,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as child:
+        assert child.stdout is not None
+        child.stdout.read(1)
+
+        for pid in (os.getpid(), child.pid):
+            status = Path(f"/proc/{pid}/status").read_text()
+            (shown,) = (v for k, v in map(split, status.splitlines()) if k == "CapEff")
+            assert Processes()._capabilities(pid) == int(shown, 16)
+        child.communicate(b"\n")
+
+
+def split(line: str) -> tuple[str, str]:
+    key, _, value = line.partition(":")
+    return key, value.strip()
 
 
 def test_every_thread_of_this_process_is_one_process() -> None:
