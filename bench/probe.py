@@ -82,10 +82,10 @@ def build(path: str, output: str = "") -> int:
 
 @probe
 def load_ksyms(path: str, address: str) -> int:
-    import ksyms
+    from ksyms import load
 
     with timer:
-        str(ksyms.load(path).symbolize(int(address, 16)))
+        str(load(path).symbolize(int(address, 16)))
     return 1
 
 

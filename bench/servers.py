@@ -14,7 +14,12 @@ from pathlib import Path
 from bench.measure import ProbeError
 
 ROOT = Path(__file__).resolve().parent.parent
-ENVIRONMENT = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "client")])}
+ENVIRONMENT = {
+    "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "client")]),
+    # As installed: with compiled modules, of which pip takes care.
+    "PYTHONDONTWRITEBYTECODE": "",
+    "PYTHONPYCACHEPREFIX": str(ROOT / "bench/build/pycache"),
+}
 BINDINGS = {
     2: ("fuse", {}),
     3: ("mfusepy", {"FUSE_LIBRARY_NAME": "fuse3"}),

@@ -315,18 +315,13 @@ class Image:
 
         Raises ImageError where they overlap to far more than their table holds.
         """
-        strings = self._data[self._strings : self._strings_end]
-        if strings.isascii():
-            # As many strings as symbols: the symbols' own, where they follow each other
-            # in the table's order, each a NUL behind the one before.
-            *names, rest = strings.decode("ascii").split("\0")
-            starts = self.st_name.tolist()
-            if len(names) == self._count and rest == "" and starts[0] == 0:
-                from operator import sub
-
-                steps = map(sub, [*starts[1:], len(strings)], starts)
-                if list(map(sub, steps, map(len, names))) == [1] * self._count:
-                    return names
+        strings = memoryview(self._data)[self._strings : self._strings_end]
+        try:
+            names = self._names_in(str(strings, "ascii"))
+        except UnicodeDecodeError:
+            names = None
+        if names is not None:
+            return names
         names, room = [], len(strings) + _OVERLAP
         for index in range(self._count):
             names.append(self.name(index))
@@ -334,6 +329,20 @@ class Image:
             if room < 0:
                 raise self._elf.error("names overlap to more than they could hold")
         return names
+
+    def _names_in(self, strings: str) -> list[str] | None:
+        # As many strings as symbols: the symbols' own, if they follow each other in the
+        # table's order, each a NUL behind the one before.
+        *names, rest = strings.split("\0")
+        if len(names) != self._count or rest:
+            return None
+        from array import array
+        from itertools import accumulate, repeat
+        from operator import add
+
+        lengths = map(add, map(len, names), repeat(1))
+        starts = array("I", accumulate(lengths, initial=0))[:-1]
+        return names if starts.tobytes() == self.st_name.tobytes() else None
 
     def nm_types(self, symbols: Sequence[int]) -> list[str]:
         """The letters of the symbols of these indexes."""

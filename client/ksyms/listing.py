@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
+import struct
 
 from ksyms.elf import SHN_COMMON, SHN_UNDEF
 from ksyms.image import Image, take
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     # By index: of all symbols, or of those that are asked for.
     Names = list[str] | Mapping[int, str]
@@ -37,7 +37,7 @@ def bsd_lines(
     radix: str = "x",
     with_size: bool = False,
     size_for_value: bool = False,
-) -> list[str]:
+) -> Iterable[str]:
     r"""``address[ size] letter name[\t[module]]``, as in /proc/kallsyms.
 
     *size_for_value* prints sizes where addresses stand.
@@ -53,7 +53,7 @@ def bsd_lines(
             with_size=with_size,
             size_for_value=size_for_value,
         )
-        return [lines[i] for i in symbols]
+        return map(list(lines).__getitem__, symbols)
     sizes = take(image.st_size, symbols) if with_size or size_for_value else []
     if size_for_value:
         numbers = _numbers(image, sizes, radix)
@@ -64,7 +64,7 @@ def bsd_lines(
         numbers = [f"{n} {text}" if size else n for n, size, text in both]
     letters = image.nm_types(symbols)
     named = _named(image, names, symbols)
-    return list(map(" ".join, zip(numbers, letters, named, strict=True)))
+    return map(" ".join, zip(numbers, letters, named, strict=True))
 
 
 def nm_value(image: Image, index: int) -> int:
@@ -103,12 +103,8 @@ def _numbers(image: Image, values: list[int], radix: str) -> list[str]:
     if radix != "x" or len(values) < 1000:
         return [f"{value:0{digits}{radix}}" for value in values]
     # A third of the time of formatting one by one.
-    from array import array
-
-    words = array("Q" if digits == 16 else "I", values)
-    if sys.byteorder == "little":
-        words.byteswap()
-    return words.tobytes().hex("\n", digits // 2).split("\n")
+    words = struct.pack(f">{len(values)}{'Q' if digits == 16 else 'I'}", *values)
+    return words.hex("\n", digits // 2).split("\n")
 
 
 def _named(image: Image, names: Names, symbols: Sequence[int]) -> list[str]:
