@@ -11,6 +11,7 @@ import struct
 import sys
 from array import array
 from collections.abc import Iterator
+from itertools import chain, compress, count
 from typing import Self
 
 from ksyms.btf_types import (
@@ -72,6 +73,22 @@ _PAST_THE_END = 1 << 40
 _RESOLVE_DEPTH = 32  # libbpf's MAX_RESOLVE_DEPTH
 
 
+class _RecordSizes(dict[int, int]):
+    # How many words a type takes, by the second one of them. There are few different
+    # ones: half the time of working it out for each type.
+    def __init__(self) -> None:
+        super().__init__()
+        self.once = [_PAST_THE_END] * 128
+        self.each = [0] * 128
+        for kind, (once, each) in _TRAILER.items():
+            self.once[kind], self.each[kind] = 3 + once, each
+
+    def __missing__(self, info: int) -> int:
+        kind = info >> 24 & 127
+        size = self[info] = self.once[kind] + self.each[kind] * (info & 0xFFFFFF)
+        return size
+
+
 class Btf:
     """The types of a kernel, of one of its modules (on a base), or of a BPF object.
 
@@ -86,6 +103,7 @@ class Btf:
         self._header(data)
         self._offsets = self._index()
         self.end_id: int = self.first_id + len(self._offsets)
+        self._searches = 3
         self._ids_by_name: dict[int, list[int]] | None = None
 
     @classmethod
@@ -125,24 +143,26 @@ class Btf:
         if str_off + str_len > body:
             raise BtfError(self.name, 20, "the string section runs past the end")
         self._types_at = length + type_off
-        words = array("I", data[self._types_at : self._types_at + (type_len & ~3)])
+        types = memoryview(data)[self._types_at : self._types_at + (type_len & ~3)]
+        words = array("I")
+        words.frombytes(types)
         if self.byteorder != sys.byteorder:
             words.byteswap()
         self._words = words
         if type_len % 4:
             raise BtfError(self.name, 12, "the type section ends inside a word")
         strings_at = length + str_off
-        self._strings = data[strings_at : strings_at + str_len]
+        self._data, self._strings_at = data, strings_at
         self._strings_start: int = 0 if self.base is None else self.base._strings_end
         self._strings_end: int = self._strings_start + str_len
-        if self._strings[-1:] not in ((b"",) if self.base else ()) + (b"\0",):
-            raise BtfError(self.name, strings_at, "the strings do not end with NUL")
-        if self.base is None and self._strings[0]:
-            raise BtfError(self.name, strings_at, "the strings do not begin with NUL")
-        self._once = [_PAST_THE_END] * 128
-        self._each = [0] * 128
-        for kind, (once, each) in _TRAILER.items():
-            self._once[kind], self._each[kind] = 3 + once, each
+        if str_len or self.base is None:
+            if str_len == 0 or data[strings_at + str_len - 1]:
+                raise BtfError(self.name, strings_at, "the strings do not end with NUL")
+            if self.base is None and data[strings_at]:
+                raise BtfError(
+                    self.name, strings_at, "the strings do not begin with NUL"
+                )
+        self._sizes = _RecordSizes()
         if length >= HEADER + 8:
             self._layout(data, order, length)
 
@@ -161,27 +181,29 @@ class Btf:
             info_size, element_size = data[at], data[at + 1]
             if info_size % 4 or element_size % 4:
                 raise BtfError(self.name, at, f"kind {kind} is not made of words")
-            self._once[kind], self._each[kind] = 3 + info_size // 4, element_size // 4
+            self._sizes.once[kind] = 3 + info_size // 4
+            self._sizes.each[kind] = element_size // 4
 
     # Offset of every type, in words. The loop is the cost of loading: keep it bare.
-    def _index(self) -> list[int]:
-        words, once, each = self._words, self._once, self._each
-        offsets: list[int] = []
-        at, end = 0, len(words)
+    def _index(self) -> array[int]:
+        words, sizes, end = self._words, self._sizes, len(self._words)
+        infos = words[1:]
+        offsets = array("I", [0])
+        append, at = offsets.append, 0
         try:
-            while at < end:
-                offsets.append(at)
-                info = words[at + 1]
-                kind = info >> 24 & 127
-                at += once[kind] + each[kind] * (info & 0xFFFFFF)
-        except IndexError:
-            at = end + 1
-        if at != end:
+            while True:
+                at += sizes[infos[at]]
+                append(at)
+        except (IndexError, OverflowError):  # the end, or a kind that is not known
+            last = offsets.pop()
+        if last != end:
+            if last < end:
+                offsets.append(last)
             last = offsets[-1]
             kind = words[last + 1] >> 24 & 127 if last + 1 < end else Kind.INT
             reason = (
                 f"kind {kind} is not known"
-                if once[kind] == _PAST_THE_END
+                if sizes.once[kind] == _PAST_THE_END
                 else "runs past the end of the type section"
             )
             type_id = self.first_id + len(offsets) - 1
@@ -234,13 +256,14 @@ class Btf:
     def _string(self, offset: int, at: int) -> str:
         if offset < self._strings_start and self.base is not None:
             return self.base._string(offset, at)
-        offset -= self._strings_start
-        if offset >= len(self._strings):
+        if offset >= self._strings_end:
+            offset -= self._strings_start
             raise self._error(at, f"name offset {offset:#x} is outside the strings")
-        end = self._strings.find(b"\0", offset, offset + NAME_MAX)
+        start = self._strings_at + offset - self._strings_start
+        end = self._data.find(b"\0", start, start + NAME_MAX)
         if end < 0:
             raise self._error(at, f"a name is longer than {NAME_MAX} bytes")
-        return self._strings[offset:end].decode("utf-8", "surrogateescape")
+        return self._data[start:end].decode("utf-8", "surrogateescape")
 
     @property
     def words(self) -> array[int]:
@@ -254,7 +277,8 @@ class Btf:
     @property
     def strings(self) -> bytes:
         """The string section, the base's not included."""
-        return self._strings
+        length = self._strings_end - self._strings_start
+        return self._data[self._strings_at : self._strings_at + length]
 
     # The words behind a type, one tuple of *width* for each of vlen.
     def _elements(self, type: Type, width: int) -> Iterator[tuple[int, ...]]:
@@ -406,20 +430,26 @@ class Btf:
         With *own* only those of this BTF itself, not those of its base.
         """
         below = () if own or self.base is None else self.base.lookup_all(name, kind)
-        if self._ids_by_name is None:
-            self._ids_by_name = self._index_names()
-        ids = self._ids_by_name
-        own_ids = sorted(
-            type_id
-            for offset in self._string_offsets(name)
-            for type_id in ids.get(offset, ())
-        )
         types = tuple(
             type
-            for type in map(self.__getitem__, own_ids)
+            for type in map(self.__getitem__, self._ids_called(name))
             if kind is None or type.kind is kind
         )
         return below + types
+
+    # In order. A few names are searched for among those of all types; then these are
+    # put into an index, in the time of three searches.
+    def _ids_called(self, name: str) -> list[int]:
+        offsets = set(self._string_offsets(name))
+        if self._searches:
+            self._searches -= 1
+            names = map(self._words.__getitem__, self._offsets)
+            is_called = map(offsets.__contains__, names)
+            return list(compress(count(self.first_id), is_called))
+        if self._ids_by_name is None:
+            self._ids_by_name = self._index_names()
+        found = filter(None, map(self._ids_by_name.get, offsets))
+        return sorted(chain.from_iterable(found))
 
     def _index_names(self) -> dict[int, list[int]]:
         ids: dict[int, list[int]] = {}
@@ -437,10 +467,11 @@ class Btf:
         wanted = name.encode("utf-8", "surrogateescape") + b"\0"
         if len(wanted) == 1:
             return
-        at = self._strings.find(wanted)
+        end = self._strings_at + self._strings_end - self._strings_start
+        at = self._data.find(wanted, self._strings_at, end)
         while at >= 0:
-            yield self._strings_start + at
-            at = self._strings.find(wanted, at + 1)
+            yield self._strings_start + at - self._strings_at
+            at = self._data.find(wanted, at + 1, end)
 
     def validate(self) -> None:
         """Follow every name and reference of this BTF itself; raises BtfError."""
