@@ -281,28 +281,31 @@ def examples(page: str, prompt: str) -> list[str]:
     )
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with the files that examples name, and the commands."""
+    directory = tmp_path_factory.mktemp("files")
     for name, module in (
         ("ksyms", "ksyms"),
         ("ksymsfs", "ksymsfs"),
         ("mkksyms", "ksymsfs.mkksyms"),
     ):
-        install_command(tmp_path / "bin", name, module)
-    demo = ROOT / "tests/data/demo"
-    for path in demo.iterdir():
-        shutil.copy(path, tmp_path)
-    (tmp_path / "oops.txt").write_text("RIP: 0010:0xffffffff816b8a0c\n")
+        install_command(directory / "bin", name, module)
+    for path in (ROOT / "tests/data/demo").iterdir():
+        shutil.copy(path, directory)
+    (directory / "oops.txt").write_text("RIP: 0010:0xffffffff816b8a0c\n")
+    tables = ["--kallsyms", "kallsyms.txt", "--modules", "modules.txt"]
     subprocess.run(
-        [
-            *(tmp_path / "bin/mkksyms", "--kallsyms", "kallsyms.txt"),
-            *("--modules", "modules.txt", "-o", "demo.ksyms"),
-        ],
-        cwd=tmp_path,
+        [directory / "bin/mkksyms", *tables, "-o", "demo.ksyms"],
+        cwd=directory,
         check=True,
     )
-    return tmp_path
+    return directory
+
+
+@pytest.fixture
+def place(files: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(files, tmp_path / "place")
 
 
 def run(script: str, place: Path, *prefix: str) -> subprocess.CompletedProcess[str]:
