@@ -2,7 +2,7 @@
 
 A symbol reaches to the next different address of its linker file (get_symbol_pos), the
 last one to where the linker file ends, and in a module none beyond its part
-(find_kallsyms_symbol).
+(find_kallsyms_symbol). A module's per-CPU symbols cover no address.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from ksymsfs.elf import SHN
 from ksymsfs.sources.module_parts import part_ends
 
 _Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
@@ -69,4 +70,9 @@ def symbol_sizes(
     for row in reversed(np.flatnonzero(is_alias).tolist()):
         end[row] = end[row + 1]
     end -= address
+    for extent in extents:
+        if extent.has_parts:
+            # Offsets into every CPU's own memory; no address of any part.
+            own = extent.symbols
+            end[own][section[own] == SHN.ABS] = 0
     return end

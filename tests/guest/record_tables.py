@@ -9,6 +9,7 @@ From the top of the checkout (tests/data/debian/README.md says when that was don
 from __future__ import annotations
 
 import io
+import os
 import platform
 import re
 import subprocess
@@ -19,8 +20,9 @@ from pathlib import Path
 
 from tests.oracle import Oracle
 
-# Small ones; ip_vti's last function begins on one page and ends on the next.
-MODULES = ("crc16", "dummy", "ip_vti", "llc", "stp")
+# Small ones. ip_vti's last function begins on one page and ends on the next;
+# nf_dup_netdev has a per-CPU variable.
+MODULES = ("crc16", "dummy", "ip_vti", "llc", "nf_dup_netdev", "stp")
 
 MARKS = ("_text", "_stext", "_etext", "_end", "fixed_percpu_data")
 
@@ -35,9 +37,12 @@ def record() -> dict[str, str]:
     # Behind ftrace's call (a probe on it has no page), with and without an endbr64.
     for offset in (5, 9):
         with suppress(OSError):
-            (tracing / "kprobe_events").write_text(
-                f"p:record/one __x64_sys_getpgid+{offset}"
-            )
+            # Without O_TRUNC, which removes all probes.
+            fd = os.open(tracing / "kprobe_events", os.O_WRONLY | os.O_APPEND)
+            try:
+                os.write(fd, b"p:record/one __x64_sys_getpgid+%d" % offset)
+            finally:
+                os.close(fd)
     (tracing / "events/record/one/enable").write_text("1")
     lines = Path("/proc/kallsyms").read_text().splitlines(keepends=True)
     module = re.compile(rf"\t\[({'|'.join(MODULES)}|__builtin\w+)\]$")

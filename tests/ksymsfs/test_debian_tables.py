@@ -110,6 +110,17 @@ def test_modules_stand_in_load_order_and_pages_of_ftrace_and_kprobes_come_last(
     names = [file.name for file in linker_files(data, release)]
 
     assert names == [
-        *("kernel", "crc16", "dummy", "ip_vti", "llc", "stp"),
+        *("kernel", "crc16", "dummy", "ip_vti", "llc", "nf_dup_netdev", "stp"),
         *("__builtin__ftrace", "__builtin__kprobes"),
     ]
+
+
+@pytest.mark.parametrize("release", ["6.1", "6.12"])
+def test_a_per_cpu_variable_of_a_module_covers_no_address(
+    data: Path, release: str
+) -> None:
+    module = next(f for f in linker_files(data, release) if f.name == "nf_dup_netdev")
+    (variable,) = [s for s in symbols(module) if s.name == "nf_dup_skb_recursion"]
+
+    assert variable.address < 0x100000
+    assert variable.size == 0
