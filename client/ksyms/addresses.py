@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from ksyms.listed import ListedSymbols
     from ksyms.ranges import Ranges
 
-# After so many addresses one by one, cutting up the whole address space pays.
-_FIRST_ADDRESSES = 4096
+# After so many addresses one by one, cutting up the whole address space pays; after so
+# many more, so does a look at the page of each before the bisection.
+_FIRST_ADDRESSES, _FIRST_CUT = 256, 8192
 # More stretches of symbols than that are not looked through one by one.
 _MOST_RUNS = 512
 
@@ -25,9 +26,10 @@ _TOP = 0xFFFFFFFFFFFFFFFF
 class AddressIndex:
     """Address -> index of the symbol in its table.
 
-    A ksymsfs image answers the first thousands of questions as it lies there, by
+    A ksymsfs image answers the first hundreds of questions as it lies there, by
     bisecting each linker file's symbols, which are sorted. For more than that, and for
-    images of others, ksyms.ranges works all answers out beforehand.
+    images of others, all answers are worked out beforehand: by ksyms.flat, which takes
+    less than the import of numpy, or where symbols overlap by ksyms.ranges.
     """
 
     def __init__(self, records: Image | ListedSymbols) -> None:
@@ -50,8 +52,9 @@ class AddressIndex:
         # Set once the address space is cut up: its bounds, whose symbol owns what
         # follows each (-1: nobody's), and which of them lie in a page.
         self.bounds: Sequence[int] = ()
-        self._owners: Sequence[int] = ()
+        self.owners: Sequence[int] = ()
         self.whole = (0, 0)
+        self._until_pages = _FIRST_CUT
         no_pages: dict[int, tuple[int, int]] = {}
         self.span_of: Callable[[int], tuple[int, int] | None] = no_pages.get
 
@@ -96,10 +99,18 @@ class AddressIndex:
         if self._left > 0:
             self._left -= 1
             return self._find_in_runs(address)
+        position = self.position(address)
+        return self.owners[position]
+
+    def position(self, address: int) -> int:
+        """The index of the bound that *address* follows; cuts up the address space."""
         if not self.bounds:
+            self._cut()
+        self._until_pages -= 1
+        if self._until_pages == 0:
             self._paginate()
         low, high = self.span_of(address >> PAGE_SHIFT) or self.whole
-        return self._owners[bisect_right(self.bounds, address, low, high) - 1]
+        return bisect_right(self.bounds, address, low, high) - 1
 
     def _find_in_runs(self, address: int) -> int:
         value = self._image.st_value
@@ -150,19 +161,28 @@ class AddressIndex:
                 return index
         return -1
 
-    def _paginate(self) -> None:
-        # With the bounds that lie in an address's page, bisecting starts close.
+    def _cut(self) -> None:
         from array import array
 
-        import numpy as np
+        flat = None
+        if self._ranges is None and isinstance(self._records, Image):
+            from ksyms.flat import flat_bounds
 
-        ranges = self.ranges
-        page = ranges.bounds >> np.uint64(PAGE_SHIFT)
-        first = np.flatnonzero(np.append(True, page[1:] != page[:-1]))
-        spans = zip(first.tolist(), [*first[1:].tolist(), len(page)], strict=True)
-        self.span_of = dict(zip(page[first].tolist(), spans, strict=True)).get
-        self.bounds = array("Q", ranges.bounds.tobytes())
+            flat = (
+                flat_bounds(self._records) if self._records.has_linker_files else None
+            )
+        if flat is None:
+            ranges = self.ranges
+            owners = ranges.owners.copy()
+            owners[owners >= 0] = ranges.order[owners[owners >= 0]]
+            flat = ranges.bounds.tolist(), owners.tolist()
+        # Bisecting a list would miss the cache at each step.
+        self.bounds, self.owners = array("Q", flat[0]), flat[1]
         self.whole = (0, len(self.bounds))
-        owners = ranges.owners.copy()
-        owners[owners >= 0] = ranges.order[owners[owners >= 0]]
-        self._owners = array("q", owners.tobytes())
+
+    def _paginate(self) -> None:
+        # With the bounds that lie in an address's page, bisecting starts close.
+        pages = sorted({bound >> PAGE_SHIFT for bound in self.bounds})
+        starts = [bisect_left(self.bounds, page << PAGE_SHIFT) for page in pages]
+        spans = zip(starts, [*starts[1:], len(self.bounds)], strict=True)
+        self.span_of = dict(zip(pages, spans, strict=True)).get

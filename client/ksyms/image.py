@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from bisect import bisect_right
+from itertools import repeat
 
 from ksyms.elf import (
     EM_AARCH64,
@@ -245,6 +246,13 @@ class Image:
         run = bisect_right(self.run_starts, index) - 1
         return self.run_files[run].module if run >= 0 else None
 
+    def modules(self) -> Iterator[str | None]:
+        """The module of every symbol, in the table's order."""
+        ends = [*self.run_starts, self._count]
+        owners = [None, *(file.module for file in self.run_files)]
+        for start, end, module in zip([0, *ends], ends, owners, strict=False):
+            yield from repeat(module, end - start)
+
     # -- one symbol
 
     def is_null(self, index: int) -> bool:
@@ -261,10 +269,12 @@ class Image:
 
     def is_place(self, index: int) -> bool:
         """Whether a symbol names an address: not undefined, a file, a section ..."""
+        return self._has_place(index) and index not in self.mapping_symbols
+
+    def _has_place(self, index: int) -> bool:
         return (
             self.st_shndx[index] not in (SHN_UNDEF, SHN_COMMON)
             and self.st_info[index] & 15 not in NO_PLACE
-            and index not in self.mapping_symbols
         )
 
     def raw_name(self, index: int) -> bytes:
@@ -305,6 +315,18 @@ class Image:
 
     # -- all of them
 
+    def unplaced(self) -> Iterator[int]:
+        """The indexes of the symbols that name no address: see `is_place`."""
+        yield from self.mapping_symbols
+        kinds = self._kinds.tolist()
+        for kind in set(kinds):
+            index = kinds.index(kind)
+            if not self._has_place(index):
+                yield index
+                for _ in range(kinds.count(kind) - 1):
+                    index = kinds.index(kind, index + 1)
+                    yield index
+
     @property
     def has_ascii_names(self) -> bool:
         """Whether there is no other byte in the string table."""
@@ -337,7 +359,7 @@ class Image:
         if len(names) != self._count or rest:
             return None
         from array import array
-        from itertools import accumulate, repeat
+        from itertools import accumulate
         from operator import add
 
         lengths = map(add, map(len, names), repeat(1))
@@ -350,11 +372,12 @@ class Image:
         letters = {kind: self._letter(kind) for kind in set(kinds)}
         return list(map(letters.__getitem__, kinds))
 
-    def named_places(self) -> Iterator[tuple[int, str]]:
-        """The index and name of each symbol that names an address, in order."""
+    def place_names(self) -> list[str]:
+        """The names of all symbols, "" for those that name no address."""
         names = self.names()
-        for index in filter(self.is_place, range(self._count)):
-            yield index, names[index]
+        for index in self.unplaced():
+            names[index] = ""
+        return names
 
     def find_string(self, string: bytes) -> Iterator[int]:
         """The offsets in the string table at which *string* stands."""

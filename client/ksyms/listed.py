@@ -7,7 +7,7 @@ from ksyms.image import LinkerFile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from ksyms.symbol import Symbol
 
@@ -34,6 +34,6 @@ class ListedSymbols:
     def __len__(self) -> int:
         return len(self.symbols)
 
-    def named_places(self) -> Iterator[tuple[int, str]]:
-        """The index and name of each symbol."""
-        return enumerate(symbol.name for symbol in self.symbols)
+    def place_names(self) -> list[str]:
+        """The names of all symbols."""
+        return [symbol.name for symbol in self.symbols]

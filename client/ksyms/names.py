@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from itertools import compress, count
+from operator import ne
 
 from ksyms.image import Image, indexes
 
@@ -60,11 +62,17 @@ class NameIndex:
         return sorted(filter(image.is_place, found))
 
     def _build(self) -> None:
-        records, unique, several = self._records, self._unique, self._several
-        for i, name in records.named_places():
-            first = unique.setdefault(name, i)
-            if first is not i:
-                several.setdefault(name, [first]).append(i)
+        names, unique, several = (
+            self._records.place_names(),
+            self._unique,
+            self._several,
+        )
+        # From the back: the first symbol of a name is the last to be put in.
+        last = len(names) - 1
+        unique.update(zip(reversed(names), range(last, -1, -1), strict=True))
+        firsts = map(unique.__getitem__, names)
+        for i in compress(count(), map(ne, firsts, count())):
+            several.setdefault(names[i], [unique[names[i]]]).append(i)
         for name in (*several, ""):
             unique.pop(name, None)
         several.pop("", None)

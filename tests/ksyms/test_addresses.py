@@ -18,21 +18,26 @@ from hypothesis import strategies as st
 import ksyms
 import ksyms.addresses
 from ksyms import SymbolTable
+from ksyms.flat import flat_bounds
+from ksyms.image import Image
+from ksyms.ranges import image_ranges
 from ksymsfs.debug_layout import build_debug_image
 from ksymsfs.elf import SymArray
 from ksymsfs.image import build_image
 from ksymsfs.linker import LinkerFile, linker_file_symbol
 from tests.elf_writer import Sym
-from tests.ksyms.images import NATIVE, bare_elf
+from tests.ksyms.images import NATIVE, bare_elf, kernel_image
 
 TOP = 2**64 - 1
 
 
 @pytest.fixture(autouse=True, scope="module")
 def soon_indexed() -> Iterator[None]:
-    """Let the address index be made in the middle of the second round."""
+    """Let the index be made in the second round, the rest of it in the third."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ksyms.addresses, "_FIRST_ADDRESSES", 3 * len(PROBES) // 2)
+        patch.setattr(ksyms.addresses, "_FIRST_CUT", len(PROBES))
+        patch.setattr(ksyms.table, "_FIRST_SYMBOLS", 3)
         yield
 
 
@@ -89,10 +94,17 @@ def answers(table: SymbolTable) -> Iterator[list[int | None]]:
     def number(found: ksyms.Symbolized | None) -> int | None:
         return int(found.symbol.name[1:]) if found else None
 
-    # At first, then from the index, and all at once.
+    def one(address: int) -> ksyms.Symbolized | None:
+        try:
+            return table.symbolize(address)
+        except ksyms.AddressNotFoundError:
+            return None
+
+    # At first, then from the index, one by one, and all at once.
     for _ in range(3):
         yield [number(f) for f in table.symbolize_all(PROBES)]
         table._memo.clear()
+    yield [number(one(p)) for p in PROBES]
     inside = [p for p in PROBES if 0 <= p <= TOP]
     positions, offsets = table.symbolize_array(inside)
     array: list[int | None] = [None] * len(PROBES)
@@ -165,3 +177,50 @@ def test_symbols_from_anywhere_keep_the_rule(rows: list[Row]) -> None:
 
     for found in answers(table):
         assert found == expected(rows, extend=True, has_sections=False)
+
+
+def cuts(files: Sequence[Sequence[Row]]) -> tuple[object, tuple[object, object]]:
+    image = Image(build_image(linker_files(files), NATIVE))
+    ranges = image_ranges(image)
+    owners = [int(ranges.order[i]) if i >= 0 else -1 for i in ranges.owners]
+    return flat_bounds(image), (ranges.bounds.tolist(), owners)
+
+
+def test_symbols_that_do_not_overlap_are_cut_as_those_that_may() -> None:
+    kernel = [Row(0, 16), Row(16, 16), Row(16, 16), Row(40, 1), Row(41, 0), Row(64, 4)]
+    module = [Row(32, 8), Row(TOP - 1, 2)]
+
+    flat, general = cuts([kernel, module])
+
+    assert flat == general
+
+
+@pytest.mark.parametrize("second", [Row(8, 4), Row(8, 16), Row(0, 8), Row(8, 8)])
+def test_symbols_that_overlap_are_left_to_the_general_rule(second: Row) -> None:
+    flat, _ = cuts([[Row(0, 16), second]])
+
+    assert flat is None
+
+
+def test_a_damaged_name_is_no_concern_of_other_symbols() -> None:
+    rows = [Row(16 * i, 16) for i in range(1, 40)]
+    (file,) = linker_files([rows])
+    file.symtab["st_name"][-1] = 10**6
+    table = SymbolTable.from_bytes(build_image([file], NATIVE))
+
+    for _ in range(5):
+        found = [table.symbolize(row.value).symbol.address for row in rows[:-1]]
+
+        assert found == [row.value for row in rows[:-1]]
+    with pytest.raises(ksyms.ImageError, match="has no name"):
+        table.symbolize(rows[-1].value)
+
+
+def test_symbols_made_together_are_those_made_one_by_one() -> None:
+    one_by_one, together = (SymbolTable.from_bytes(kernel_image()) for _ in range(2))
+
+    together._make_all()
+
+    assert list(map(one_by_one._symbol, range(len(together._symbols)))) == [
+        symbol for symbol in together._symbols if symbol
+    ]
