@@ -91,7 +91,11 @@ class Generations:
         # Read again and compare: what was announced too early shows now.
         is_late = self._clock() - current.built >= SETTLING
         new = self._snapshot()
-        if new.image != current.image or new.modules != current.modules:
+        if (
+            new.image != current.image
+            or new.modules != current.modules
+            or self.source.is_reloaded(current.fingerprint, new.fingerprint)
+        ):
             return self._advance(new)
         current.compared = new.compared
         if new.fingerprint == current.fingerprint:

@@ -41,6 +41,13 @@ class Source(ABC):
     def fingerprint(self) -> Hashable:
         """A cheap value that differs whenever the symbols may have changed."""
 
+    def is_reloaded(self, before: Hashable, after: Hashable) -> bool:
+        """Whether equal symbols of two fingerprints are those of other linker files.
+
+        A module that was unloaded and loaded again may well lie where it lay.
+        """
+        return False
+
     @abstractmethod
     def linker_files(self) -> Sequence[LinkerFile]:
         """The kernel first, then its modules in load order.

@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Hashable, Sequence
 from pathlib import Path
+from typing import Any
 
 from ksymsfs.elf import ElfFormat
 from ksymsfs.errors import SourceChangingError, SourceError
@@ -64,6 +65,12 @@ class RunningKernel(Source):
         are void, so the set of CPUs is part of the value.
         """
         return self._module_state(), self._watch(), self._changes()
+
+    def is_reloaded(self, before: Hashable, after: Hashable) -> bool:
+        """Whether there are other /sys/module directories in one than in the other."""
+        assert isinstance(before, tuple)
+        assert isinstance(after, tuple)
+        return _identities_in(before) != _identities_in(after)
 
     def linker_files(self) -> Sequence[LinkerFile]:
         """The kernel, its modules in load order, then [bpf] and the like.
@@ -225,3 +232,8 @@ def _parse_cpus(text: bytes) -> list[int]:
         low, _, high = part.partition("-")
         cpus.extend(range(int(low), int(high or low) + 1))
     return cpus
+
+
+def _identities_in(fingerprint: tuple[Any, ...]) -> frozenset[int]:
+    modules = fingerprint[0]
+    return modules[1] if modules else frozenset()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ksymsfs.errors import RestrictedError, SnapshotError, SourceError
-from ksymsfs.generation import take_snapshot
+from ksymsfs.generation import Generations, take_snapshot
 from ksymsfs.sources import ksymbol_events, running
 from ksymsfs.sources.running import RunningKernel
 
@@ -202,3 +202,19 @@ def test_a_module_that_comes_and_goes_while_the_table_is_read_is_a_try_that_fail
     take_snapshot(source)
 
     assert source.kallsyms_reads == 2
+
+
+def test_a_module_loaded_again_where_it_lay_is_a_new_generation(kernel: Kernel) -> None:
+    # As on 6.12: equal symbols at equal addresses, and another module all the same.
+    generations = Generations(kernel.source(), lambda files, fmt: files[0].strtab)
+    first = generations.current()
+    assert generations.current() is first
+
+    module = kernel.sys / "module/x"
+    (kernel.sys / "module/keeps_the_inode_busy").mkdir()
+    module.rename(kernel.sys / "module/old")
+    module.mkdir()
+    second = generations.current()
+
+    assert second.image == first.image
+    assert second.number == first.number + 1
