@@ -168,10 +168,12 @@ def symbolize(bench: Bench, results: Results, rounds: int) -> None:
     items = _Items(bench)
     image, addresses, hot, names = bench.image, bench.addresses, bench.hot, bench.names
     one, few = 200_000, 20_000
-    items.probe("ksyms: symbolize", "symbolize_ksyms", image, addresses, one)
+    items.probe("ksyms: symbolize", "symbolize_ksyms", image, addresses, one, 2)
+    items.probe("ksyms: symbolize, at first", "symbolize_ksyms", image, addresses, one)
     items.probe("drgn: symbolize", "symbolize_drgn", addresses, one, needs="drgn")
     items.probe("bcc: symbolize", "symbolize_bcc", addresses, one, needs="bcc")
-    items.probe("ksyms: lookup", "lookup_ksyms", image, names, few)
+    items.probe("ksyms: lookup", "lookup_ksyms", image, names, few, 2)
+    items.probe("ksyms: lookup, at first", "lookup_ksyms", image, names, few)
     items.probe("drgn: lookup", "lookup_drgn", names, few, needs="drgn")
     items.probe("bcc: lookup", "lookup_bcc", names, 5, needs="bcc", rounds=3)
     items.program("C bsearch: random addresses", "bsearch", image, addresses)
