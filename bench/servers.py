@@ -18,6 +18,8 @@ ENVIRONMENT = {
     "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "client")]),
     # As installed: with compiled modules, of which pip takes care.
     "PYTHONDONTWRITEBYTECODE": "",
+    # numpy's import leaves a thread behind that spins for 0.1 s; imports do not count.
+    "OPENBLAS_NUM_THREADS": "1",
     "PYTHONPYCACHEPREFIX": str(ROOT / "bench/build/pycache"),
 }
 BINDINGS = {
