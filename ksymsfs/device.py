@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
 
 from ksymsfs.aside import Aside, AsideError
 from ksymsfs.errors import RefusedError
@@ -17,7 +18,7 @@ from ksymsfs.generation import Generation, Generations
 from ksymsfs.handle import Handle, is_held
 from ksymsfs.ioctl import Ioctl
 from ksymsfs.memory import Memory
-from ksymsfs.process import Processes, ProcessId
+from ksymsfs.process import Descriptor, Processes, ProcessId
 from ksymsfs.walk import Walks
 
 INODE = int.from_bytes(b"ksyms")
@@ -73,9 +74,16 @@ class Device:
             raise RefusedError(
                 errno.EBUSY, f"process {owner.tgid} has the device open already"
             )
-        handle = Handle(self.walks.opened(tid, number), owner)
+        generation = self.walks.opened(tid, number)
+        handle = Handle(generation, owner)
         self._last += 1
         self._handles[self._last] = handle
+        try:
+            if owner is not None and generation.holders > 1:
+                handle.before = frozenset(self._has(handle))
+        except OSError:
+            self.release(self._last)
+            raise
         if owner is not None:
             self._owners[owner] = handle
         return self._last
@@ -153,9 +161,28 @@ class Device:
         """Up to *size* bytes from *offset*; none at or past the end."""
         return self._handles[number].generation.image[offset : offset + size]
 
-    def flush(self, number: int) -> None:
-        """Some descriptor of the handle was closed; maybe not the last."""
+    def flush(self, number: int, tid: int) -> None:
+        """Thread *tid* has closed some descriptor of the handle; maybe not the last."""
         self._handles[number].flushed = True
+        if tid and any(handle.before for handle in self._owners.values()):
+            self._review_before(tid)
+
+    def _review_before(self, tid: int) -> None:
+        # The descriptor that was closed may be another file's by now (dup2(2)).
+        owner = self._processes.identify(tid)
+        handle = self._owners.get(owner) if owner else None
+        if handle is None or not handle.before:
+            return
+        files = self._processes.open_files(self._has(handle))
+        handle.before = frozenset(
+            d for file in files if handle.before.issuperset(file) for d in file
+        )
+
+    def _has(self, handle: Handle) -> Iterator[Descriptor]:
+        # The descriptors of the handle's generation that its owner has.
+        assert handle.owner is not None
+        path = snapshot_path(handle.generation.number)
+        return self._processes.descriptors_of(handle.owner.tgid, path, INODE)
 
     def release(self, number: int) -> None:
         """The last descriptor and the last mapping of the handle are gone."""

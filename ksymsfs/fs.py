@@ -177,7 +177,7 @@ class Filesystem:
     @_callback
     def flush(self, path: str, fi: FileInfo) -> int:
         if path != "/modules":
-            self._device.flush(fi.fh)
+            self._device.flush(fi.fh, self._caller())
         return 0
 
     @_callback

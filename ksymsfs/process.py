@@ -170,14 +170,15 @@ class Processes:
         not count: they hold no open file.
         """
         if first:
-            yield from self._descriptors_of(first, suffix, inode)
+            yield from self.descriptors_of(first, suffix, inode)
         for name in os.listdir(self._root):
             if name.isdigit() and int(name) != first:
-                yield from self._descriptors_of(int(name), suffix, inode)
+                yield from self.descriptors_of(int(name), suffix, inode)
 
-    def _descriptors_of(
+    def descriptors_of(
         self, tgid: int, suffix: str, inode: int
     ) -> Iterator[Descriptor]:
+        """The descriptors of process *tgid* alone."""
         for tid in self._tables(tgid):
             task = f"{self._root}/{tgid}/task/{tid}"
             numbers: list[str] = []
@@ -225,8 +226,8 @@ class Processes:
         stx_dev = struct.unpack_from("=II", found, 136)
         return stx_ino == inode and self.device in (None, stx_dev)
 
-    def open_files(self, found: Iterable[Descriptor]) -> list[set[int]]:
-        """The processes that have each open file, by the descriptors of it.
+    def open_files(self, found: Iterable[Descriptor]) -> list[list[Descriptor]]:
+        """The descriptors of each open file.
 
         Descriptors share one by dup(2), fork(2) and SCM_RIGHTS; kcmp(2) tells. Without
         it, all descriptors of one process are taken for one open file.
@@ -238,14 +239,12 @@ class Processes:
                 return {_SAME: 0, _LESS: -1, _GREATER: 1}[result]
             return a.tgid - b.tgid
 
-        key = functools.cmp_to_key(order)
-        files: list[set[int]] = []
-        last: Descriptor | None = None
-        for descriptor in sorted(found, key=key):
-            if last is None or order(last, descriptor) != 0:
-                files.append(set())
-            files[-1].add(descriptor.tgid)
-            last = descriptor
+        files: list[list[Descriptor]] = []
+        for descriptor in sorted(found, key=functools.cmp_to_key(order)):
+            if files and order(files[-1][-1], descriptor) == 0:
+                files[-1].append(descriptor)
+            else:
+                files.append([descriptor])
         return files
 
     def _kcmp(self, a: int, b: int, kind: int, index_a: int, index_b: int) -> int:

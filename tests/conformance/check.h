@@ -13,7 +13,8 @@ struct check {
 	void (*run)(void);
 };
 
-extern const struct check once_checks[], ioctl_checks[], bytes_checks[];
+extern const struct check once_checks[], told_apart_checks[], ioctl_checks[],
+    bytes_checks[];
 
 extern const char *device;	/* the path */
 extern const char *image;	/* what every open must show */

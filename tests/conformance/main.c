@@ -2,8 +2,8 @@
  * conform DEVICE IMAGE CHECK
  *
  * Does one check of ksyms(4)'s rules on the device, whose every open must show the bytes
- * of the file IMAGE. Exits 0, 1 (it failed: says where) or 77 (it cannot be done here:
- * says why). "conform --list" names the checks.
+ * of the file IMAGE. Exits 0, or 77 (it cannot be done here: says why), or is killed (it
+ * has failed: says where).
  */
 #define _GNU_SOURCE
 #include <sys/mman.h>
@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,7 +24,9 @@
 const char *device, *image;
 size_t image_size;
 
-static const struct check *const all[] = {once_checks, ioctl_checks, bytes_checks};
+static const struct check *const all[] = {
+	once_checks, told_apart_checks, ioctl_checks, bytes_checks,
+};
 
 /* What is no check by itself, but part of one. */
 static const struct check parts[] = {
@@ -41,6 +44,8 @@ say(int status, const char *format, va_list arguments)
 	vfprintf(stderr, format, arguments);
 	fputc('\n', stderr);
 	fflush(stderr);
+	if (status == 1)
+		kill(0, SIGKILL);	/* and all that wait for this one */
 	_exit(status);
 }
 
@@ -198,6 +203,13 @@ read_image(void)
 	close(fd);
 }
 
+static void
+on_alarm(int number)
+{
+	(void)number;
+	fail("it takes too long");
+}
+
 static int
 run(const struct check *checks, const char *name)
 {
@@ -218,12 +230,19 @@ main(int argc, char **argv)
 		fprintf(stderr, "usage: conform DEVICE IMAGE CHECK\n");
 		return (2);
 	}
+	/* A group of its own, which ends as one, and not later than this. */
+	setpgid(0, 0);
+	signal(SIGALRM, on_alarm);
+	alarm(60);
 	device = argv[1];
 	image_path = argv[2];
 	read_image();
 	for (size_t i = 0; i < groups; i++)
-		if (run(all[i], argv[3]))
+		if (run(all[i], argv[3])) {
+			signal(SIGTERM, SIG_IGN);
+			kill(0, SIGTERM);	/* children that still wait */
 			return (0);
+		}
 	if (run(parts, argv[3]))
 		return (0);
 	fprintf(stderr, "conform: no check %s\n", argv[3]);

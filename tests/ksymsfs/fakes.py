@@ -74,6 +74,7 @@ class FakeProcesses(Processes):
         self.threads: dict[int, ProcessId] = {}
         self.trusted: set[int] = set()
         self.files: list[tuple[str, set[int]]] = []
+        """Open files: the path, and who has it as descriptor number *index*."""
         self.maps: dict[int, list[Mapping]] = {}
         self.parents: dict[int, int] = {}
         self.asking_for_attributes: set[int] = set()
@@ -102,14 +103,22 @@ class FakeProcesses(Processes):
         self, suffix: str, inode: int, *, first: int = 0
     ) -> Iterator[Descriptor]:
         self.scans += 1
+        return self._found(suffix)
+
+    def _found(self, suffix: str) -> Iterator[Descriptor]:
         for number, (path, holders) in enumerate(self.files):
             if path.endswith(suffix):
                 yield from (Descriptor(tgid, tgid, number) for tgid in sorted(holders))
 
-    def open_files(self, found: Iterable[Descriptor]) -> list[set[int]]:
-        files: dict[int, set[int]] = {}
+    def descriptors_of(
+        self, tgid: int, suffix: str, inode: int
+    ) -> Iterator[Descriptor]:
+        return (d for d in self._found(suffix) if d.tgid == tgid)
+
+    def open_files(self, found: Iterable[Descriptor]) -> list[list[Descriptor]]:
+        files: dict[int, list[Descriptor]] = {}
         for descriptor in found:
-            files.setdefault(descriptor.fd, set()).add(descriptor.tgid)
+            files.setdefault(descriptor.fd, []).append(descriptor)
         return list(files.values())
 
     def descends(self, tgid: int, ancestor: int) -> bool:

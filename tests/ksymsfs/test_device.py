@@ -6,6 +6,7 @@ import errno
 import os
 import struct
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -13,7 +14,7 @@ from ksymsfs.aside import Aside
 from ksymsfs.device import INODE
 from ksymsfs.errors import ImageTooLargeError, RefusedError, SnapshotError
 from ksymsfs.flavor import ILLUMOS, NETBSD
-from ksymsfs.process import Mapping
+from ksymsfs.process import Descriptor, Mapping
 from tests.ksymsfs.fakes import World
 
 P, P_THREAD, Q = 40_000_100, 40_000_101, 40_000_200  # beyond any real process
@@ -25,6 +26,25 @@ def world() -> World:
     world.processes.process(P, P_THREAD)
     world.processes.process(Q)
     return world
+
+
+@pytest.fixture
+def blocking() -> Iterator[World]:
+    """A world in which the memory of P, and of it alone, does not answer."""
+    world = World()
+    world.device._aside = Aside(seconds=0.05)
+    world.processes.process(P)
+    world.processes.process(Q)
+    go = threading.Event()
+
+    def mappings(tid: int) -> Iterator[Mapping]:
+        if tid == P:
+            assert go.wait(20)
+        return iter(())
+
+    world.processes.mappings = mappings  # type: ignore[method-assign]
+    yield world
+    go.set()
 
 
 def failure(world: World, tid: int, flags: int = os.O_RDONLY) -> str:
@@ -201,13 +221,10 @@ def test_memory_that_is_short_leaves_what_is_open(world: World) -> None:
 
 def close(world: World, handle: int, tgid: int, *, last: bool = True) -> None:
     """close(2) by process *tgid*: FLUSH; RELEASE comes when the test says so."""
-    world.device.flush(handle)
-    for path, holders in world.processes.files:
+    world.device.flush(handle, tgid)
+    for _, holders in world.processes.files:
         if last and tgid in holders:
             holders.discard(tgid)
-            world.processes.files.remove((path, holders))
-            if holders:
-                world.processes.files.append((path, holders))
             break
 
 
@@ -249,7 +266,7 @@ def test_a_child_keeps_its_parents_slot(world: World) -> None:
     assert failure(world, P) == "EBUSY"
     world.open(Q)
     assert failure(world, P) == "EBUSY"
-    del world.processes.files[0]  # the child closes what it has inherited
+    world.processes.files[0][1].clear()  # the child closes what it has inherited
     world.open(P)
 
 
@@ -265,6 +282,38 @@ def test_a_mapping_does_not_keep_the_slot(world: World) -> None:
     world.open(P)
 
 
+def test_an_open_remembers_what_its_process_had_of_the_generation(
+    world: World,
+) -> None:
+    handle = world.open(P)
+    world.processes.files[0][1].add(Q)  # inherited
+    number = world.walk(Q)
+    own = world.device.open(number, Q, 0)  # no descriptor of it is there yet
+    close(world, handle, P)
+
+    assert failure(world, P) == "EBUSY"
+    world.device.flush(own, Q)  # nor any more
+    assert failure(world, P) == "EBUSY"
+
+
+def test_an_open_without_a_descriptor_left_to_look_leaves_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.open(P)
+    number = world.walk(Q)
+
+    def fail(*arguments: object) -> Iterator[Descriptor]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.processes, "descriptors_of", fail)
+        with pytest.raises(OSError, match="Too many"):
+            world.device.open(number, Q, 0)
+
+    world.open(Q)
+    assert [g.holders for g in world.generations.all()] == [2]
+
+
 def mapped(number: int, *, offset: int = 0, inode: int = INODE) -> Mapping:
     path = f"/mnt/snapshots/{number}"
     return Mapping(0x7F0000000000, offset, (0, 1), inode, path)
@@ -276,29 +325,37 @@ def test_a_mapping_of_ones_own_is_told_from_a_file_that_was_passed(
     passed, kept = world.open(P), world.open(Q)
     world.processes.files[:] = [("/mnt/snapshots/1", {Q})]
     world.processes.maps[Q] = [mapped(1)]
-    world.device.flush(passed)
-    world.device.flush(kept)
+    world.device.flush(passed, P)
+    world.device.flush(kept, Q)
 
     assert failure(world, P) == "EBUSY"
     world.open(Q)
 
 
-def test_a_process_whose_memory_does_not_answer_is_taken_to_have_it_mapped() -> None:
-    world = World()
-    world.aside = world.device._aside = Aside(seconds=0.01)
-    world.processes.process(P)
-    world.processes.process(Q)
-    blocked = threading.Event()
-    world.processes.mappings = (  # type: ignore[method-assign]
-        lambda tid: blocked.wait(5) and iter(())  # type: ignore[assignment, return-value]
-    )
-    one, two = world.open(P), world.open(Q)
-    world.processes.files[:] = [("/mnt/snapshots/1", {P})]
-    world.device.flush(one)
-    world.device.flush(two)
+def test_a_handle_that_was_found_free_claims_no_passed_file(world: World) -> None:
+    world.processes.maps = {P: [mapped(1)], Q: [mapped(1)]}
+    for _ in range(2):  # Q's first is free by the second
+        close(world, world.open(Q), Q)
+    passed = world.open(P)
+    world.device.flush(passed, P)
+    world.processes.files[:] = [
+        ("/mnt/snapshots/1", {300}),
+        ("/mnt/snapshots/1", {300}),
+    ]
 
-    assert failure(world, P) == "EBUSY"  # of equals, the owner itself goes first
-    blocked.set()
+    assert failure(world, P) == "EBUSY"
+
+
+def test_a_process_whose_memory_does_not_answer_is_taken_to_have_it_mapped(
+    blocking: World,
+) -> None:
+    one, two = blocking.open(P), blocking.open(Q)
+    blocking.processes.files[:] = [("/mnt/snapshots/1", {300})]
+    blocking.device.flush(one, P)
+    blocking.device.flush(two, Q)
+
+    assert failure(blocking, Q) == "EBUSY"  # it has nothing mapped
+    blocking.open(P)
 
 
 def test_a_generation_goes_with_its_last_handle(world: World) -> None:
@@ -314,7 +371,7 @@ def test_a_generation_goes_with_its_last_handle(world: World) -> None:
 
 def test_the_slot_of_a_process_that_ended_is_not_anothers(world: World) -> None:
     handle = world.open(P)  # and passed on; then P ends
-    world.device.flush(handle)
+    world.device.flush(handle, P)
     del world.processes.threads[P]
 
     world.open(Q)
@@ -488,20 +545,12 @@ def test_kiocgaddr_without_a_descriptor_left_says_so(world: World) -> None:
     assert ioctl_failure(world, handle, P, KIOCGADDR) == "EMFILE"
 
 
-def test_kiocgaddr_of_memory_that_does_not_answer_is_efault() -> None:
-    world = World()
-    world.device._aside = Aside(seconds=0.01)
-    world.processes.process(P)
-    blocked = threading.Event()
-    world.processes.mappings = (  # type: ignore[method-assign]
-        lambda tid: blocked.wait(5) and iter(())  # type: ignore[assignment, return-value]
-    )
-    handle = world.open(P)
+def test_kiocgaddr_of_memory_that_does_not_answer_is_efault(blocking: World) -> None:
+    handle = blocking.open(P)
 
-    assert ioctl_failure(world, handle, P, KIOCGADDR) == "EFAULT"
-    assert ioctl_failure(world, handle, P, KIOCGADDR) == "EFAULT"  # at once
-    assert world.device.ioctl(handle, P, KIOCGSIZE, 0) == struct.pack("=Q", 31)
-    blocked.set()
+    assert ioctl_failure(blocking, handle, P, KIOCGADDR) == "EFAULT"
+    assert ioctl_failure(blocking, handle, P, KIOCGADDR) == "EFAULT"  # at once
+    assert blocking.device.ioctl(handle, P, KIOCGSIZE, 0) == struct.pack("=Q", 31)
 
 
 def test_ioctls_follow_the_flavor() -> None:

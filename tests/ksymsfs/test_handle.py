@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ksymsfs.generation import Generation
 from ksymsfs.handle import Handle, is_held
-from ksymsfs.process import ProcessId
+from ksymsfs.process import Descriptor, ProcessId
 
 GENERATION = Generation(1, b"", b"", 0, 0, 0)
 
@@ -23,6 +23,11 @@ def handle(tgid: int | None, *, flushed: bool = False, freed: bool = False) -> H
     return Handle(GENERATION, owner, flushed, freed)
 
 
+def descriptors(number: int, tgids: set[int]) -> list[Descriptor]:
+    """One open file: in each of these processes it has the descriptor *number*."""
+    return [Descriptor(tgid, tgid, number) for tgid in sorted(tgids)]
+
+
 def held(
     own: Handle,
     siblings: list[Handle],
@@ -33,7 +38,7 @@ def held(
     return is_held(
         own,
         siblings,
-        files,
+        [descriptors(i, tgids) for i, tgids in enumerate(files)],
         descends=lambda tgid, ancestor: PARENTS.get(tgid) == ancestor,
         is_mapped_by=lambda tgid: tgid in mapped,
     )
@@ -65,17 +70,63 @@ def test_a_child_that_opened_its_own_and_holds_its_parents() -> None:
 
 
 def test_one_that_never_closed_claims_the_file_that_fewest_have() -> None:
-    # CHILD opened its own and inherited PARENT's, which STRANGER has, too.
+    # CHILD has opened its own, and was passed STRANGER's.
     files = [{CHILD, STRANGER}, {CHILD}]
     siblings = [handle(CHILD), handle(OTHER, flushed=True)]
 
-    assert held(handle(PARENT, flushed=True), siblings, files)
+    assert held(handle(STRANGER, flushed=True), siblings, files)
 
 
 def test_as_many_files_as_handles_is_everybodys() -> None:
     siblings = [handle(STRANGER, flushed=True)]
 
     assert held(handle(PARENT, flushed=True), siblings, [{OTHER}, {OTHER}])
+
+
+def test_where_counting_is_enough_nobodys_memory_is_looked_at() -> None:
+    def refuse(tgid: int) -> bool:
+        raise AssertionError(f"the memory of {tgid}")
+
+    own, siblings = handle(PARENT, flushed=True), [handle(STRANGER, flushed=True)]
+    for number in (0, 2):
+        files = [descriptors(fd, {PARENT}) for fd in range(number)]
+        is_held(own, siblings, files, descends=lambda *_: False, is_mapped_by=refuse)
+
+
+def with_before(own: Handle, *numbers: int) -> Handle:
+    """*own*, whose owner had these descriptors already when it opened."""
+    assert own.owner is not None
+    tgid = own.owner.tgid
+    own.before = frozenset(Descriptor(tgid, tgid, number) for number in numbers)
+    return own
+
+
+def test_a_childs_open_that_is_under_way_does_not_take_what_it_inherited() -> None:
+    # Its descriptor is not there yet, or just no more.
+    under_way = with_before(handle(CHILD), 0)
+
+    assert held(handle(PARENT, flushed=True), [under_way], [{CHILD}])
+    assert not held(handle(PARENT, flushed=True), [handle(CHILD)], [{CHILD}])
+
+
+def test_a_closed_open_of_a_child_does_not_take_what_it_inherited() -> None:
+    # Its RELEASE is under way, and nothing is mapped.
+    closed = with_before(handle(CHILD, flushed=True), 0)
+
+    assert held(handle(PARENT, flushed=True), [closed], [{CHILD}])
+    assert not held(closed, [handle(PARENT, flushed=True)], [{CHILD}])
+
+
+def test_a_dup_beside_what_was_inherited_is_its_own() -> None:
+    own = with_before(handle(CHILD, flushed=True), 1, 2)
+
+    assert held(own, [handle(PARENT, flushed=True)], [{CHILD}])
+
+
+def test_what_was_inherited_and_passed_on_is_not_its_own_either() -> None:
+    closed = with_before(handle(CHILD, flushed=True), 0)
+
+    assert not held(closed, [handle(PARENT, flushed=True)], [{CHILD, STRANGER}])
 
 
 # One file too few: somebody has no descriptor.

@@ -385,9 +385,9 @@ def snapshot(tmp_path: Path) -> Path:
 def own_files(snapshot: Path) -> list[set[int]]:
     processes = Processes()
     suffix = str(snapshot)
-    return processes.open_files(
-        processes.descriptors(suffix, snapshot.stat().st_ino, first=os.getpid())
-    )
+    inode = snapshot.stat().st_ino
+    found = processes.descriptors(suffix, inode, first=os.getpid())
+    return [{d.tgid for d in file} for file in processes.open_files(found)]
 
 
 def test_dups_are_one_open_file_and_opens_are_several(snapshot: Path) -> None:
@@ -437,7 +437,7 @@ def test_without_kcmp_a_process_has_one_open_file(
     monkeypatch.setattr(processes, "_kcmp", lambda *arguments: -1)
     found = [Descriptor(50, 50, 4), Descriptor(40, 40, 3), Descriptor(40, 40, 7)]
 
-    assert processes.open_files(found) == [{40}, {50}]
+    assert processes.open_files(found) == [found[1:], found[:1]]
 
 
 def test_many_open_files_are_told_apart(snapshot: Path) -> None:
