@@ -75,6 +75,8 @@ class FakeProcesses(Processes):
         self.trusted: set[int] = set()
         self.files: list[tuple[str, set[int]]] = []
         """Open files: the path, and who has it as descriptor number *index*."""
+        self.same: dict[int, int] = {}
+        """Descriptor numbers that are dups of others."""
         self.maps: dict[int, list[Mapping]] = {}
         self.parents: dict[int, int] = {}
         self.asking_for_attributes: set[int] = set()
@@ -118,7 +120,8 @@ class FakeProcesses(Processes):
     def open_files(self, found: Iterable[Descriptor]) -> list[list[Descriptor]]:
         files: dict[int, list[Descriptor]] = {}
         for descriptor in found:
-            files.setdefault(descriptor.fd, []).append(descriptor)
+            number = self.same.get(descriptor.fd, descriptor.fd)
+            files.setdefault(number, []).append(descriptor)
         return list(files.values())
 
     def descends(self, tgid: int, ancestor: int) -> bool:

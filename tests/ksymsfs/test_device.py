@@ -296,6 +296,23 @@ def test_an_open_remembers_what_its_process_had_of_the_generation(
     assert failure(world, P) == "EBUSY"
 
 
+def test_a_number_that_was_closed_and_used_again_is_anothers_no_more(
+    world: World,
+) -> None:
+    handle = world.open(P)
+    world.processes.files[0][1].add(Q)  # inherited, as descriptor 0
+    number = world.walk(Q)
+    own = world.device.open(number, Q, 0)
+    # Q closes what it inherited, and has its own as descriptor 0 instead.
+    world.processes.files[:] = [("/mnt/snapshots/1", {Q}), ("/mnt/snapshots/1", {Q})]
+    world.processes.same = {0: 1}
+    world.device.flush(handle, Q)
+    world.processes.files[1][1].clear()
+    world.device.flush(own, Q)
+
+    assert failure(world, Q) == "EBUSY"
+
+
 def test_an_open_without_a_descriptor_left_to_look_leaves_nothing(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

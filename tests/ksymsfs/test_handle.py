@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ksymsfs.generation import Generation
-from ksymsfs.handle import Handle, is_held
+from ksymsfs.handle import MOST, Handle, is_held
 from ksymsfs.process import Descriptor, ProcessId
 
 GENERATION = Generation(1, b"", b"", 0, 0, 0)
@@ -191,6 +191,22 @@ def test_an_invisible_callers_handle_claims_last() -> None:
 
 def test_an_invisible_caller_that_never_closed_claims_no_visible_file() -> None:
     assert held(handle(PARENT, flushed=True), [handle(None)], [{CHILD}])
+
+
+def test_the_best_that_fits_all_is_taken_not_the_best_for_each() -> None:
+    # STRANGER's is held by OTHER, PARENT's by PARENT itself; CHILD has a mapping alone.
+    own = handle(PARENT, flushed=True)
+    siblings = [handle(STRANGER, flushed=True), handle(CHILD, flushed=True)]
+
+    for files in ([{PARENT}, {OTHER}], [{OTHER}, {PARENT}]):
+        assert held(own, siblings, files, mapped={PARENT, CHILD})
+        assert not held(siblings[1], [siblings[0], own], files, mapped={PARENT, CHILD})
+
+
+def test_among_a_crowd_nobody_is_refused_on_a_suspicion() -> None:
+    crowd = [handle(1000 + i, flushed=True) for i in range(MOST)]
+
+    assert not held(handle(PARENT, flushed=True), crowd, [{PARENT}])
 
 
 @settings(derandomize=True, max_examples=300)
