@@ -6,9 +6,9 @@ import contextlib
 import hashlib
 import logging
 import os
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ksymsfs.elf import ElfFormat
 from ksymsfs.errors import SourceChangingError, SourceError
@@ -23,6 +23,14 @@ from ksymsfs.sources.modules import Module, parse_modules, require_settled
 _CHUNK = 1 << 12  # the kernel gives a page at a time, whatever is asked for
 
 log = logging.getLogger(__name__)
+
+
+class _State(NamedTuple):
+    # What differs after a module or another symbol came or went.
+    uevents: bytes
+    modules: tuple[bytes, frozenset[int]] | None
+    watched: Hashable
+    events: int
 
 
 class RunningKernel(Source):
@@ -48,6 +56,7 @@ class RunningKernel(Source):
         self._events: KsymbolEvents | None = None
         self._events_cpus = b""
         self._use_events = events
+        self._own_length = 0
 
     @property
     def name(self) -> str:
@@ -83,20 +92,18 @@ class RunningKernel(Source):
     def snapshot(self) -> tuple[Hashable, Sequence[LinkerFile]]:
         """The linker files of one state, and its fingerprint: see Source.
 
-        Symbols that come and go (BPF programs, above all) are at the end of kallsyms,
-        behind the kernel's own, which takes nearly all of the time to read and never
-        changes. Only a change while the end is read makes the table a mixture.
+        Modules, BPF programs and the like are at the end of kallsyms, behind the
+        kernel's own symbols, which take nearly all of the time to read and never
+        change. Only a change while the end is read makes the table a mixture.
 
         A module that comes and goes again meanwhile leaves the list of modules as it
         was, but the kernel's place in it slips: symbols of others are missing, or there
         twice. Such a module has announced itself to user space, which is counted.
         """
-        uevents = self._uevents()
-        modules, watched = self._module_state(), self._watch()
-        text, changes = self._read_kallsyms()
-        after = self._module_state(), self._watch()
-        if (modules, watched) != after or uevents != self._uevents():
+        text, before = self._read_kallsyms()
+        if before is None or before != self._state():
             raise SourceChangingError(self.name, "the symbols changed while being read")
+        _, modules, watched, events = before
         listed: list[Module] = []
         if modules is not None:
             listed = parse_modules(modules[0], self._modules.path)
@@ -107,6 +114,7 @@ class RunningKernel(Source):
         for file in files:
             if file.name == "bpf":
                 _shorten(file, jited_lengths())
+        changes = _digest(text) if self._events is None else events
         return (modules, watched, changes), files
 
     def close(self) -> None:
@@ -122,34 +130,43 @@ class RunningKernel(Source):
             self._events = None
             self._events_cpus = b""
 
-    def _read_kallsyms(self) -> tuple[bytes, Hashable]:
-        # The table, and what `_changes` says of it. The events are looked at as close
-        # as can be around the lines with a module, which are behind a tab.
+    def _read_kallsyms(self) -> tuple[bytes, _State | None]:
+        # The table, and the state before the kernel looked for the first line with a
+        # module (a tab is in it), None where it came earlier than the last time.
+        # That is in the read before, for the kernel looks one line ahead of a full
+        # page, and remembers where it found none (kernel/kallsyms.c pos_mod_end).
         self.kallsyms_reads += 1
-        events = self._events
-        chunks: list[bytes] = []
-        before, after = None, events.value() if events is not None else 0
+        pages, chunks = self._pages(), list[bytes]()
+        length, taken, state = 0, 0, None
+        while True:
+            if state is None and length >= self._own_length - 2 * _CHUNK:
+                taken, state = length, self._state()
+            chunk = next(pages, b"")
+            if not chunk:
+                break
+            chunks.append(chunk)
+            length += len(chunk)
+        text = b"".join(chunks)
+        tab = text.find(b"\t")
+        self._own_length = length if tab < 0 else text.rfind(b"\n", 0, tab) + 1
+        return text, state if taken <= max(self._own_length - _CHUNK, 0) else None
+
+    def _pages(self) -> Iterator[bytes]:
         try:
-            fd = os.open(self._kallsyms, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                while chunk := os.read(fd, _CHUNK):
-                    if events is not None:
-                        last, after = after, events.value()
-                        if before is None and b"\t" in chunk:
-                            before = last
-                    chunks.append(chunk)
-            finally:
-                os.close(fd)
+            with self._kallsyms.open("rb", buffering=0) as table:
+                while chunk := table.read(_CHUNK):
+                    yield chunk
         except OSError as error:
             raise SourceError(
                 str(self._kallsyms), error.strerror or str(error)
             ) from error
-        text = b"".join(chunks)
-        if events is None:
-            return text, _digest(text)
-        if before not in (None, after):
-            raise SourceChangingError(self.name, "the symbols changed while being read")
-        return text, after
+
+    def _state(self) -> _State:
+        # The uevents first: the list of modules is then at least as new.
+        uevents = self._uevents()
+        modules, watched = self._module_state(), self._watch()
+        events = self._events.value() if self._events is not None else 0
+        return _State(uevents, modules, watched, events)
 
     def _module_state(self) -> tuple[bytes, frozenset[int]] | None:
         # /proc/modules and who is who in it; None: a kernel built without modules.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,19 @@ class Kernel:
 
     def source(self) -> RunningKernel:
         return RunningKernel(proc=str(self.proc), sys=str(self.sys), events=False)
+
+
+class Events:
+    """Stands in for KsymbolEvents: counts what the test says."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def value(self) -> int:
+        return self.count
+
+    def close(self) -> None:
+        pass
 
 
 @pytest.fixture
@@ -132,17 +146,11 @@ def test_other_cpus_online_change_the_fingerprint(
 ) -> None:
     opened: list[list[int]] = []
 
-    class Events:
-        def __init__(self, cpus: list[int]) -> None:
-            opened.append(cpus)
+    def events(cpus: list[int]) -> Events:
+        opened.append(cpus)
+        return Events()
 
-        def value(self) -> int:
-            return 0
-
-        def close(self) -> None:
-            pass
-
-    monkeypatch.setattr(running, "KsymbolEvents", Events)
+    monkeypatch.setattr(running, "KsymbolEvents", events)
     source = RunningKernel(proc=str(kernel.proc), sys=str(kernel.sys))
     before = source.fingerprint()
 
@@ -152,27 +160,101 @@ def test_other_cpus_online_change_the_fingerprint(
     assert opened == [[0, 1], [0, 2, 3]]
 
 
-def test_a_change_behind_the_kernels_own_symbols_is_a_try_that_failed(
-    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+OWN = "".join(
+    f"{0xFFFFFFFF81000000 + 16 * number:x} t function_{number}\n"
+    for number in range(1000)
+)
+"""Many pages of the kernel's own symbols."""
+
+MODULE = TABLE.splitlines(keepends=True)[-1] * 300
+"""Some pages of a module's."""
+
+
+def when_read(
+    monkeypatch: pytest.MonkeyPatch, position: int, change: Callable[[int], object]
 ) -> None:
-    class Events:
-        def __init__(self, cpus: list[int]) -> None:
-            self.count = 0
+    """Call *change* with 1, 2, ... each time that kallsyms is read at *position*."""
+    pages = RunningKernel._pages
 
-        def value(self) -> int:
-            self.count += 1
-            return self.count
+    def watched(source: RunningKernel) -> Iterator[bytes]:
+        length = 0
+        for page in pages(source):
+            if length <= position < length + len(page):
+                change(source.kallsyms_reads)
+            length += len(page)
+            yield page
 
-        def close(self) -> None:
-            pass
+    monkeypatch.setattr(RunningKernel, "_pages", watched)
 
-    monkeypatch.setattr(running, "KsymbolEvents", Events)
-    source = RunningKernel(proc=str(kernel.proc), sys=str(kernel.sys))
+
+@pytest.mark.parametrize("position", [0, 5000, len(OWN) - 10000])
+def test_a_module_may_come_while_the_kernels_own_symbols_are_read(
+    position: int, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel.write("kallsyms", OWN + MODULE)
+    source = kernel.source()
+    take_snapshot(source)
+    when_read(monkeypatch, position, lambda _: kernel.load("y", "Live"))
+
+    _, files = take_snapshot(source)
+
+    assert [file.name for file in files] == ["kernel", "y", "x"]
+    assert source.kallsyms_reads == 2
+
+
+@pytest.mark.parametrize(
+    "position",
+    [len(OWN) - 1, len(OWN), len(OWN) + len(MODULE) // 2, len(OWN + MODULE) - 1],
+    ids=["looking ahead", "first", "middle", "last"],
+)
+def test_a_module_that_comes_while_those_of_modules_are_read_fails_the_try(
+    position: int, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel.write("kallsyms", OWN + MODULE)
+    source = kernel.source()
+    take_snapshot(source)
+    when_read(monkeypatch, position, lambda read: kernel.load(f"y{read}", "Live"))
 
     with pytest.raises(SnapshotError, match="changed while being read"):
         take_snapshot(source)
 
+    assert source.kallsyms_reads == 4
+
+
+@pytest.mark.parametrize(
+    "table", [TABLE, OWN[: OWN.index("f" * 8, 5000)]], ids=["a module", "no module"]
+)
+def test_a_table_with_fewer_symbols_of_the_kernels_own_is_read_again(
+    table: str, kernel: Kernel
+) -> None:
+    kernel.write("kallsyms", OWN + MODULE)
+    source = kernel.source()
+    take_snapshot(source)
+    kernel.write("kallsyms", table)
+
+    _, (own, _) = take_snapshot(source)
+
+    assert len(own.symtab) - 2 == sum("\t" not in x for x in table.splitlines())
     assert source.kallsyms_reads == 3
+
+
+def test_a_bpf_program_that_comes_while_those_of_modules_are_read_fails_the_try(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = Events()
+    monkeypatch.setattr(running, "KsymbolEvents", lambda cpus: events)
+    kernel.write("kallsyms", OWN + MODULE)
+    source = RunningKernel(proc=str(kernel.proc), sys=str(kernel.sys))
+    take_snapshot(source)
+
+    def come(read: int) -> None:
+        events.count = read
+
+    when_read(monkeypatch, len(OWN), come)
+    with pytest.raises(SnapshotError, match="changed while being read"):
+        take_snapshot(source)
+
+    assert source.kallsyms_reads == 4
 
 
 def test_a_module_that_comes_and_goes_while_the_table_is_read_is_a_try_that_failed(
@@ -182,22 +264,8 @@ def test_a_module_that_comes_and_goes_while_the_table_is_read_is_a_try_that_fail
     seqnum = kernel.sys / "kernel/uevent_seqnum"
     seqnum.parent.mkdir()
     seqnum.write_text("620\n")
-
-    class Events:
-        def __init__(self, cpus: list[int]) -> None:
-            self.reads = 0
-
-        def value(self) -> int:
-            self.reads += 1
-            if self.reads == 2:
-                seqnum.write_text("628\n")
-            return 0
-
-        def close(self) -> None:
-            pass
-
-    monkeypatch.setattr(running, "KsymbolEvents", Events)
-    source = RunningKernel(proc=str(kernel.proc), sys=str(kernel.sys))
+    source = kernel.source()
+    when_read(monkeypatch, 0, lambda _: seqnum.write_text("628\n"))
 
     take_snapshot(source)
 
