@@ -17,7 +17,7 @@
 
 #include "probe.h"
 
-#define CHUNK (1 << 20)
+#define CHUNK (128 << 10)	/* as cat(1) reads */
 
 static char *buffer;
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -85,3 +86,44 @@ def test_readelf_finds_the_layout_of_freebsd(server: Server) -> None:
     assert "Type:                              EXEC" in text
     assert text.count("LOAD") == 2
     assert ".symtab           SYMTAB           0000000000000000  000001d0" in text
+
+
+# Prints the physical page behind each page of a mapping: /proc/PID/pagemap, proc(5).
+# Frame numbers are the low 55 bits; bit 63 says that there is one.
+FRAMES = """
+import array, mmap, sys, ctypes
+with open(sys.argv[1], "rb") as device:
+    assert len(device.read()) > 1 << 20
+    mapping = mmap.mmap(device.fileno(), 0, mmap.MAP_PRIVATE)
+    sum(mapping[::mmap.PAGESIZE])
+    address = ctypes.addressof(ctypes.c_char.from_buffer(mapping))
+    with open("/proc/self/pagemap", "rb") as pagemap:
+        pagemap.seek(address // mmap.PAGESIZE * 8)
+        pages = -(-len(mapping) // mmap.PAGESIZE)
+        entries = array.array("Q", pagemap.read(8 * pages))
+    assert all(entry >> 63 for entry in entries)
+    print(*(entry & (1 << 55) - 1 for entry in entries), flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_forty_readers_at_once_share_one_copy_in_the_page_cache(server: Server) -> None:
+    readers = [
+        subprocess.Popen(
+            [sys.executable, "-c", FRAMES, server.device],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        for _ in range(40)
+    ]
+    try:
+        frames = []
+        for reader in readers:
+            assert reader.stdout
+            frames.append(reader.stdout.readline().split())  # and it stays mapped
+    finally:
+        for reader in readers:
+            reader.communicate()
+
+    assert len(set(frames[0])) == -(-server.device.stat().st_size // 4096)
+    assert all(other == frames[0] for other in frames)
