@@ -8,8 +8,9 @@
 
 # Debian packages; nothing is installed where they are there, or without root.
 DEMO_PACKAGES = binutils fuse3 libfuse2
-TEST_PACKAGES = $(DEMO_PACKAGES) bpftool clang-19 gcc gdb fish kmod libbpf-dev libc6-dev \
-	libelf-dev libfuse3-3 linux-perf llvm mandoc shellcheck strace systemd zsh
+TEST_PACKAGES = $(DEMO_PACKAGES) bpftool clang-19 gcc gdb fish jq kmod libbpf-dev \
+	libc6-dev libelf-dev libfuse3-3 linux-perf llvm make mandoc shellcheck strace \
+	systemd zsh
 BENCH_PACKAGES = $(TEST_PACKAGES) libfuse-dev libfuse3-dev python3-bpfcc
 
 VENV = .venv

@@ -45,9 +45,9 @@ DEFAULT_DEVICE = "/dev/ksyms"
 _EXAMPLES = """\
 examples:
   ksymsfs                       serve the running kernel at /dev/ksyms
+  fusermount3 -u /run/ksymsfs   end it (as does SIGTERM)
   ksymsfs -f -d /mnt            in the foreground, on /mnt, with debug messages
   ksymsfs --device none /mnt    no link in /dev: the device is /mnt/ksyms
-  fusermount -u /run/ksymsfs    end it (as does SIGTERM)
 """
 
 

@@ -24,7 +24,7 @@ examples:
   mkksyms | ksyms -k - nm -n                 its symbols, by address
   mkksyms --kallsyms kallsyms.txt --modules modules.txt -o ksyms.elf
   mkksyms --kernel kernel -m ksyms.ko@0xffffffff80f18000+0x2248 -o ksyms.elf
-  mkksyms --kernel vmlinux --kallsyms kallsyms.txt -m dummy.ko -o ksyms.elf
+  mkksyms --kernel vmlinux -m dummy.ko --sections sections.txt -o ksyms.elf
   mkksyms --manifest kernel.toml --layout debug -o ksyms.elf
 """
 

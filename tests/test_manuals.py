@@ -18,16 +18,8 @@ from ksyms.cli import COMMANDS
 from ksyms.options import add_global_options
 from ksymsfs import cli, mkksyms
 from ksymsfs.options import add_image_arguments, add_source_arguments
-from tests.integration.server import install_command
+from tests.examples import PAGES, ROOT
 from tests.test_layering import GRAPH
-
-ROOT = Path(__file__).resolve().parent.parent
-PAGES = {
-    "ksyms.1": ROOT / "client/ksyms.1",
-    "ksyms.4": ROOT / "ksymsfs/ksyms.4",
-    "ksymsfs.8": ROOT / "ksymsfs/ksymsfs.8",
-    "mkksyms.1": ROOT / "ksymsfs/mkksyms.1",
-}
 
 
 def section(page: str, name: str) -> str:
@@ -270,89 +262,3 @@ def test_ksyms_4_has_every_request_and_no_other() -> None:
     told = re.findall(r"^\.It Dv (.*)$", section("ksyms.4", "IOCTLS"), re.M)
 
     assert {word for line in told for word in re.findall(r"O?KIOC\w+", line)} == defined
-
-
-# -- examples
-
-
-def examples(page: str, prompt: str) -> list[str]:
-    return re.findall(
-        rf"^\.Dl {re.escape(prompt)} (.*)$", PAGES[page].read_text(), re.M
-    )
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the files that examples name, and the commands."""
-    directory = tmp_path_factory.mktemp("files")
-    for name, module in (
-        ("ksyms", "ksyms"),
-        ("ksymsfs", "ksymsfs"),
-        ("mkksyms", "ksymsfs.mkksyms"),
-    ):
-        install_command(directory / "bin", name, module)
-    for path in (ROOT / "tests/data/demo").iterdir():
-        shutil.copy(path, directory)
-    (directory / "oops.txt").write_text("RIP: 0010:0xffffffff816b8a0c\n")
-    tables = ["--kallsyms", "kallsyms.txt", "--modules", "modules.txt"]
-    subprocess.run(
-        [directory / "bin/mkksyms", *tables, "-o", "demo.ksyms"],
-        cwd=directory,
-        check=True,
-    )
-    return directory
-
-
-@pytest.fixture
-def place(files: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(files, tmp_path / "place")
-
-
-def run(script: str, place: Path, *prefix: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*prefix, "sh", "-c", script],
-        capture_output=True,
-        text=True,
-        cwd=place,
-        env={**os.environ, "PATH": f"{place}/bin:{os.environ['PATH']}"},
-    )
-
-
-@pytest.mark.parametrize(
-    ("page", "command"), [(page, c) for page in PAGES for c in examples(page, "$")]
-)
-def test_an_example_for_everybody_works(page: str, command: str, place: Path) -> None:
-    before = examples(page, "$")[: examples(page, "$").index(command)]
-    if "addr2line" in command and shutil.which("addr2line") is None:
-        pytest.skip("addr2line is not installed")
-
-    result = run("\n".join([*(f"{c} >/dev/null" for c in before), command]), place)
-
-    assert (result.returncode, result.stderr) == (0, "")
-
-
-# A /dev and a /run of its own, so that the usual places can be taken.
-_SETUP = """
-set -e
-mkdir dev
-cp -a /dev/null /dev/zero /dev/urandom /dev/tty /dev/fuse dev
-mount --bind dev /dev
-mount -t tmpfs tmpfs /run
-mount --bind bin /usr/local/sbin
-trap 'umount -q -l /run/ksymsfs /run/old 2>/dev/null || :' EXIT
-"""
-
-
-@pytest.mark.fuse
-@pytest.mark.kernel
-@pytest.mark.perf
-@pytest.mark.parametrize("page", [page for page in PAGES if examples(page, "#")])
-def test_the_examples_for_root_work_in_their_order(page: str, place: Path) -> None:
-    commands = examples(page, "#")
-    if page in ("ksyms.1", "ksyms.4"):
-        commands.insert(0, "ksymsfs")  # they are about a device that is there
-
-    result = run("\n".join([_SETUP, *commands]), place, "unshare", "-m")
-
-    assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout or page == "ksymsfs.8"

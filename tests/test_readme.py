@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.server import install_commands
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 
@@ -39,16 +41,7 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     # The three commands by their names, from this checkout.
     directory = tmp_path_factory.mktemp("readme")
     programs = directory / "bin"
-    programs.mkdir()
-    for name, module in (
-        ("ksyms", "ksyms"),
-        ("ksymsfs", "ksymsfs"),
-        ("mkksyms", "ksymsfs.mkksyms"),
-    ):
-        (programs / name).write_text(
-            f'#!/bin/sh\nexec "{sys.executable}" -m {module} "$@"\n'
-        )
-        (programs / name).chmod(0o755)
+    install_commands(programs)
     for folder in ("tests", "ksymsfs"):
         (directory / folder).symlink_to(ROOT / folder)
     env = {

@@ -37,8 +37,8 @@ _EXAMPLES = """\
 examples:
   ksyms addr2sym ffffffff81000010      which symbol is at this address
   ksyms sym2addr vfs_read              where is this name
-  ksyms -k vmlinux nm -n 'tcp_*'       symbols of a file, in address order
-  ksyms COMMAND --help                 the options of a command
+  ksyms -k vmlinux nm -n 'vfs_*'       symbols of a file, in address order
+  ksyms nm --help                      the options of a command
 """
 
 

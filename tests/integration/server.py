@@ -106,6 +106,16 @@ def install_command(
     command.chmod(0o755)
 
 
+def install_commands(directory: Path) -> None:
+    """Put all three commands there."""
+    for name, module in (
+        ("ksyms", "ksyms"),
+        ("ksymsfs", "ksymsfs"),
+        ("mkksyms", "ksymsfs.mkksyms"),
+    ):
+        install_command(directory, name, module)
+
+
 @contextmanager
 def serving(
     directory: Path,

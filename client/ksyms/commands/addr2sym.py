@@ -33,7 +33,7 @@ the input is no address.
 examples:
   ksyms addr2sym ffffffff81000010 0xffffffff81000020
   ksyms addr2sym vfs_read+0x1c
-  ksyms -k old.ksyms addr2sym --json-lines < addresses
+  ksyms -k later.ksyms addr2sym --json-lines < addresses
 """
 
 # No word of the input is longer: whatever is, is no address.

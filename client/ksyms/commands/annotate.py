@@ -26,8 +26,9 @@ too. -k takes the image, capture or kallsyms text of the machine that the text i
 
 examples:
   dmesg | ksyms annotate
+  ksyms -k captures/6.1 annotate oops.txt     an oops of that machine
+  perf record -q -a -g sleep 1
   perf script -F comm,pid,time,ip | ksyms annotate --folded --return-address
-  ksyms -k captures/db7 annotate oops.txt
 """
 
 # Text is cut at the ends of lines; lines without end are cut too.

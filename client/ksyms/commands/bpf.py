@@ -39,7 +39,7 @@ _EPILOG = """\
 examples:
   ksyms bpf dump prog.bpf.o                  what the object wants
   ksyms bpf check prog.bpf.o                 would it load here
-  ksyms bpf check *.bpf.o --kernel debian-12 --kernel fedora-42
+  ksyms bpf check build/*.o --kernel captures/6.1 --kernel captures/6.12
   ksyms bpf check --help
 """
 
@@ -81,7 +81,7 @@ Exit status: 1 where libbpf would not even open an object, 2 what is none.
 
 examples:
   ksyms bpf dump prog.bpf.o
-  ksyms bpf dump -j prog.bpf.o | jq '.[].externs[].name'
+  ksyms bpf dump -j prog.bpf.o | jq '.[].maps[].fields'
 """
 
 

@@ -22,9 +22,9 @@ An existing capture is replaced only with --force, and never in part; a folder t
 holds anything else is never touched. --json prints the facts.
 
 examples:
-  ksyms capture debian-12
-  ksyms capture --force debian-12
-  ksyms bpf check prog.bpf.o --kernel debian-12
+  ksyms capture here
+  ksyms capture --force here
+  ksyms bpf check prog.bpf.o --kernel captures/6.1
 """
 
 

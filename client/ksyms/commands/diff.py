@@ -24,8 +24,8 @@ Lines begin with + (added), - (removed), > (moved) and ~ (resized).
 "old_size", "new_size"}]}. Exit status: 0 no difference, 1 some, 2 unreadable input.
 
 examples:
-  ksyms diff captures/6.1.0-25 captures/6.1.0-26
-  ksyms diff --summary before.ksyms /dev/ksyms
+  ksyms diff captures/6.1 captures/6.12
+  ksyms diff --summary demo.ksyms /dev/ksyms
   ksyms diff -j vmlinux.old vmlinux | jq '.[].resized'
 """
 

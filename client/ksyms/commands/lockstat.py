@@ -28,9 +28,10 @@ counts the waits below each power of two of nanoseconds. Exit status: 0; 1 where
 events were lost, or -A asked for more than there is; 2 nothing could be recorded.
 
 examples:
-  ksyms lockstat sleep 5
+  ksyms lockstat sleep 1
   ksyms lockstat -s 8 -n 10 -o report.txt -- make -j8
-  ksyms -k vmlinux lockstat sleep 5       names of data, which kallsyms may lack
+  mkksyms --kernel vmlinux --kallsyms /proc/kallsyms -o full.ksyms
+  ksyms -k full.ksyms lockstat sleep 1    names of data, which kallsyms may lack
 """
 
 _NO_HOLDS = (

@@ -26,7 +26,7 @@ each: sizes are bytes, addresses "0x...", end one past the last byte.
 examples:
   ksyms map
   ksyms map -o kernel.svg
-  ksyms -k captures/db7 map -o kernel.html
+  ksyms -k captures/6.1 map -o kernel.html
 """
 
 

@@ -25,7 +25,7 @@ module is null in the kernel itself. Exit status: 0 all found, 1 some not.
 
 examples:
   ksyms sym2addr vfs_read schedule
-  ksyms sym2addr nf_tables:nft_do_chain
+  ksyms sym2addr nf_tables:nf_hook
 """
 
 
