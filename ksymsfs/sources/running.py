@@ -21,6 +21,7 @@ from ksymsfs.sources.ksymbol_events import KsymbolEvents
 from ksymsfs.sources.modules import Module, parse_modules, require_settled
 
 _CHUNK = 1 << 12  # the kernel gives a page at a time, whatever is asked for
+_LOOK = 16 * _CHUNK  # bytes between two looks at the modules, read in a millisecond
 
 log = logging.getLogger(__name__)
 
@@ -98,12 +99,14 @@ class RunningKernel(Source):
 
         A module that comes and goes again meanwhile leaves the list of modules as it
         was, but the kernel's place in it slips: symbols of others are missing, or there
-        twice. Such a module has announced itself to user space, which is counted.
+        twice. Such a module has announced itself to user space, which is counted. One
+        that its own init function refused has not, but stays in the list for an RCU
+        grace period (kernel/module/main.c do_init_module): more than a few pages take.
         """
-        text, before = self._read_kallsyms()
-        if before is None or before != self._state():
+        text, states = self._read_kallsyms()
+        if {*states} != {self._state()}:
             raise SourceChangingError(self.name, "the symbols changed while being read")
-        _, modules, watched, events = before
+        _, modules, watched, events = states[0]
         listed: list[Module] = []
         if modules is not None:
             listed = parse_modules(modules[0], self._modules.path)
@@ -130,17 +133,21 @@ class RunningKernel(Source):
             self._events = None
             self._events_cpus = b""
 
-    def _read_kallsyms(self) -> tuple[bytes, _State | None]:
-        # The table, and the state before the kernel looked for the first line with a
-        # module (a tab is in it), None where it came earlier than the last time.
-        # That is in the read before, for the kernel looks one line ahead of a full
-        # page, and remembers where it found none (kernel/kallsyms.c pos_mod_end).
+    def _read_kallsyms(self) -> tuple[bytes, list[_State]]:
+        # The table, and states: one from before the kernel looked for the first line
+        # with a module (a tab is in it), and more while it gave those lines. None at
+        # all where they came earlier than the last time.
+        # It looks for the first one a read too early, for the line behind a full page,
+        # and remembers where it found none (kernel/kallsyms.c pos_mod_end).
         self.kallsyms_reads += 1
-        pages, chunks = self._pages(), list[bytes]()
-        length, taken, state = 0, 0, None
+        pages, chunks, states = self._pages(), list[bytes](), list[_State]()
+        length, first, due = 0, 0, self._own_length - 2 * _CHUNK
         while True:
-            if state is None and length >= self._own_length - 2 * _CHUNK:
-                taken, state = length, self._state()
+            if length >= due:
+                if not states:
+                    first = length
+                states.append(self._state())
+                due = length + _LOOK
             chunk = next(pages, b"")
             if not chunk:
                 break
@@ -149,7 +156,8 @@ class RunningKernel(Source):
         text = b"".join(chunks)
         tab = text.find(b"\t")
         self._own_length = length if tab < 0 else text.rfind(b"\n", 0, tab) + 1
-        return text, state if taken <= max(self._own_length - _CHUNK, 0) else None
+        is_late = first > max(self._own_length - _CHUNK, 0)
+        return text, [] if is_late else states
 
     def _pages(self) -> Iterator[bytes]:
         try:

@@ -166,8 +166,8 @@ OWN = "".join(
 )
 """Many pages of the kernel's own symbols."""
 
-MODULE = TABLE.splitlines(keepends=True)[-1] * 300
-"""Some pages of a module's."""
+MODULE = TABLE.splitlines(keepends=True)[-1] * 5000
+"""As many of a module's."""
 
 
 def when_read(
@@ -219,6 +219,22 @@ def test_a_module_that_comes_while_those_of_modules_are_read_fails_the_try(
         take_snapshot(source)
 
     assert source.kallsyms_reads == 4
+
+
+def test_a_module_refused_by_its_init_function_is_seen_while_it_is_loading(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without a uevent: Debian's kvm_intel, where there is no VMX.
+    kernel.write("kallsyms", OWN + MODULE)
+    source = kernel.source()
+    take_snapshot(source)
+    calm = (kernel.proc / "modules").read_text()
+    when_read(monkeypatch, len(OWN), lambda _: kernel.load("y", "Loading"))
+    gone = len(OWN) + 20 * 4096
+    when_read(monkeypatch, gone, lambda _: kernel.write("modules", calm))
+
+    with pytest.raises(SnapshotError, match="changed while being read"):
+        take_snapshot(source)
 
 
 @pytest.mark.parametrize(
