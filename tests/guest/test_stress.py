@@ -17,6 +17,10 @@ pytestmark = [pytest.mark.guest, pytest.mark.timeout(400)]
 
 READERS = 4
 
+# So many opens one after another may fail with ENXIO. A try fails when a module comes
+# or goes in the 4 to 12 ms in which the symbols of modules are read.
+IN_A_ROW = 2
+
 
 @pytest.mark.parametrize(
     ("binding", "cycles"), [(FUSEPY, 200), (LIBFUSE3, 50)], ids=["fusepy", "libfuse3"]
@@ -59,10 +63,11 @@ def test_no_reader_sees_a_torn_image_or_an_error_that_a_retry_does_not_cure(
                 reader.wait()
         log = server.says()
 
-    print(*said)
+    print(*said, log)
     assert [reader.returncode for reader in readers] == [0] * READERS
     seen = [json.loads(text) for text in said]
     assert all(counts["torn"] == 0 for counts in seen)
+    assert max(counts["most enxio in a row"] for counts in seen) <= IN_A_ROW
     assert sum(counts["with"] for counts in seen)
     assert sum(counts["without"] for counts in seen)
     assert "Traceback" not in log
