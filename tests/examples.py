@@ -173,8 +173,23 @@ mount --bind dev /dev
 mount -t tmpfs tmpfs /run
 mount -t tmpfs tmpfs /mnt
 mount --bind bin /usr/local/sbin
-trap 'grep fuse.ksymsfs /proc/self/mounts | cut -d " " -f 2 | xargs -r umount -l' EXIT
+finish() {
+    rm -f busy
+    grep fuse.ksymsfs /proc/self/mounts | cut -d " " -f 2 | xargs -r umount -l
+}
+trap finish EXIT
 set +e
+"""
+
+# Four writers of one file: somebody always waits for its lock.
+CONTENDED = """
+touch busy
+while [ -e busy ]; do
+    for writer in 1 2 3 4; do
+        dd if=/dev/zero of=contended bs=8M count=4 conv=notrunc status=none &
+    done
+    wait
+done &
 """
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.examples import (
+    CONTENDED,
     ISOLATED,
     Example,
     Outcome,
@@ -91,9 +92,14 @@ def test_the_examples_for_everybody_work(
         check(command, outcome, place)
 
 
+def records(name: str) -> bool:
+    """Whether perf(1) is needed."""
+    return any(re.search(r"\b(perf|lockstat) ", line) for line in LIVE[name])
+
+
 def needs(name: str) -> list[pytest.MarkDecorator]:
-    perf = re.search(r"\b(perf|lockstat) ", "\n".join(LIVE[name]))
-    return [pytest.mark.fuse, pytest.mark.kernel, *([pytest.mark.perf] * bool(perf))]
+    perf = [pytest.mark.perf] if records(name) else []
+    return [pytest.mark.fuse, pytest.mark.kernel, *perf]
 
 
 def with_proof(command: str) -> str:
@@ -128,7 +134,9 @@ def test_the_examples_for_root_work_in_their_order(
     first = [] if "ksymsfs" in name else ["ksymsfs"]
     lines = [with_proof(command) for command in (*first, *LIVE[name])]
 
-    outcomes = run(lines, place, first=ISOLATED, prefix=["unshare", "-m"])
+    setup = ISOLATED + CONTENDED * records(name)
+
+    outcomes = run(lines, place, first=setup, prefix=["unshare", "-m"])
 
     for command, outcome in zip(lines, outcomes, strict=True):
         check(command, outcome, place)

@@ -13,9 +13,11 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
+from ksyms.contention import KINDS
 from tests.integration.server import install_commands
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -94,12 +96,106 @@ def usual_places() -> Iterator[None]:
 def test_the_commands_for_root_print_what_is_shown(
     shell: dict[str, object], usual_places: None
 ) -> None:
+    about_the_device = [(c, out) for c, out in commands("#") if "lockstat" not in c]
     try:
-        for command, expected in commands("#"):
+        for command, expected in about_the_device:
             why = differs(expected, run(command, shell))
             assert not why, f"{command}\n{why}"
     finally:
         subprocess.run(["umount", "-q", "/run/ksymsfs"], stderr=subprocess.DEVNULL)
+
+
+class Row(NamedTuple):
+    """A line of lockstat's report."""
+
+    waits: int
+    indv: int
+    cuml: int
+    nsec: int
+    lock: str
+    caller: str
+
+
+_COLUMNS = "Count indv cuml rcnt     nsec Lock                   Caller"
+_RULE = "-" * 79
+
+
+def lockstat_report(text: str) -> dict[str, tuple[int, list[Row]]]:
+    """Events and rows of each kind of wait; it fails for a line of another form."""
+    lines = iter(text.splitlines())
+    found = {}
+    for blank in lines:
+        heading = re.fullmatch(
+            r"([\w/ -]+): (\d+) events in \d+\.\d{3} seconds \(\d+ events/sec\)",
+            next(lines),
+        )
+        assert blank == ""
+        assert heading
+        assert [next(lines) for _ in range(3)] == ["", _COLUMNS, _RULE]
+        rows = []
+        while (line := next(lines)) != _RULE:
+            row = re.fullmatch(
+                r"( *\d+) ( *\d+)% ( *\d+)% 0\.00 ( *\d+) (\S+) +(\S+)", line
+            )
+            assert row, line
+            assert line.index(row[5]) == _COLUMNS.index("Lock")
+            waits, indv, cuml, nsec = map(int, row.groups()[:4])
+            rows.append(Row(waits, indv, cuml, nsec, row[5], row[6]))
+        found[heading[1]] = int(heading[2]), rows
+    return found
+
+
+@pytest.fixture
+def build(shell: dict[str, object]) -> None:
+    # A build whose jobs wait for each other: all write to one file.
+    job = "dd if=/dev/zero of=one bs=8M count=12 conv=notrunc status=none"
+    jobs = " ".join(f"job{number}" for number in range(4))
+    makefile = f"all: {jobs}\n{jobs}:\n\t@{job}\n"
+    Path(str(shell["cwd"]), "Makefile").write_text(makefile)
+
+
+def test_the_report_of_lockstat_adds_up() -> None:
+    ((_, shown),) = [c for c in commands("#") if "lockstat" in c[0]]
+
+    report = lockstat_report(shown)
+
+    assert report.keys() <= {kind.event for kind in KINDS.values()}
+    for events, rows in report.values():
+        cumulated = 0
+        for row in rows:
+            cumulated += row.waits
+            assert row.indv == round(100 * row.waits / events)
+            assert row.cuml == round(100 * cumulated / events)
+            assert re.fullmatch(r"0x[0-9a-f]{16}|[a-z]\w*", row.lock)
+            assert re.fullmatch(r"[a-z]\w*\+0x[0-9a-f]+", row.caller)
+
+
+@pytest.mark.perf
+@pytest.mark.usefixtures("build")
+def test_lockstat_reports_in_the_form_that_is_shown(
+    shell: dict[str, object], tmp_path: Path
+) -> None:
+    ((command, shown),) = [c for c in commands("#") if "lockstat" in c[0]]
+    assert run(f"mkksyms -o {tmp_path}/ksyms", shell) == ""
+
+    printed = run(f"export KSYMS={tmp_path}/ksyms; {command}", shell)
+
+    report = lockstat_report(printed)
+    assert "R/W semaphore writer block" in report.keys() & lockstat_report(shown)
+    symbols = Path("/proc/kallsyms").read_text().splitlines()
+    names = {symbol.split()[2] for symbol in symbols}
+    for _, rows in report.values():
+        assert 0 < len(rows) <= 2
+        assert [row.waits for row in rows] == sorted(
+            (r.waits for r in rows), reverse=True
+        )
+        for row in rows:
+            caller = row.caller.partition(":")[2] or row.caller
+            assert caller.partition("+")[0] in names, row
+    # The file's lock has no name; who wrote to it had to wait.
+    events, (row, *_) = report["R/W semaphore writer block"]
+    assert events >= row.waits > 4
+    assert row.lock.startswith("0x")
 
 
 def test_the_python_prints_what_its_comments_say(shell: dict[str, object]) -> None:
