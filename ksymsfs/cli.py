@@ -115,7 +115,13 @@ def parser() -> ArgumentParser:
         help="the FUSE binding to use: fuse (fusepy), fusepy or mfusepy "
         "(default: the first that works)",
     )
-    parser.add_argument("-V", "--version", action="version", version=__version__)
+    parser.add_argument(
+        "-V",
+        "--version",
+        action="version",
+        version=__version__,
+        help="print the version and exit",
+    )
     add_source_arguments(parser)
     add_image_arguments(parser)
     return parser

@@ -45,7 +45,13 @@ def parser() -> ArgumentParser:
         metavar="FILE",
         help="where to write it (default, or -: standard output)",
     )
-    parser.add_argument("-V", "--version", action="version", version=__version__)
+    parser.add_argument(
+        "-V",
+        "--version",
+        action="version",
+        version=__version__,
+        help="print the version and exit",
+    )
     add_source_arguments(parser)
     add_image_arguments(parser)
     return parser

@@ -31,7 +31,10 @@ def add_source_arguments(parser: ArgumentParser) -> None:
         "where KASLR put the kernel",
     )
     group.add_argument(
-        "--modules", type=Path, metavar="FILE", help="the /proc/modules saved with it"
+        "--modules",
+        type=Path,
+        metavar="FILE",
+        help="the /proc/modules that was saved with --kallsyms",
     )
     group.add_argument(
         "--kernel", type=Path, metavar="ELF", help="a kernel's ELF file, or a vmlinux"

@@ -18,7 +18,8 @@ from ksyms.cli import COMMANDS
 from ksyms.options import add_global_options
 from ksymsfs import cli, mkksyms
 from ksymsfs.options import add_image_arguments, add_source_arguments
-from tests.examples import PAGES, ROOT
+from tests.completions import Command, programs
+from tests.examples import PAGES, ROOT, help_of
 from tests.test_layering import GRAPH
 
 
@@ -200,6 +201,93 @@ def test_every_word_that_an_option_takes_is_told(
         if action.option_strings:
             for choice in action.choices or ():
                 assert re.search(rf"\bCm {re.escape(choice)}( |$)", text, re.M), choice
+
+
+# -- one story
+
+_PUNCTUATION = set(",.;:()")
+_SYSTEMS = {"Fx": "FreeBSD", "Nx": "NetBSD", "Nm": "ksyms"}
+
+
+def rendered(text: str) -> str:
+    """The words of a paragraph of mdoc(7), up to what is no text."""
+    words: list[str] = []
+    for line in text.splitlines():
+        macro, *rest = line[1:].split() if line.startswith(".") else ["", *line.split()]
+        if macro in ("It", "El", "Bl", "Pp", "Ss", "Sh"):
+            break
+        rest = [w for w in rest if not re.fullmatch("Cm|Ar|Pa|Dv|Li|Ns", w)]
+        if macro == "Xr":
+            rest = [f"{rest[0]}({rest[1]})", *rest[2:]]
+        elif macro == "Fl":
+            rest = [w if w in _PUNCTUATION else f"-{w}" for w in rest]
+        elif macro in _SYSTEMS:
+            rest = [_SYSTEMS[macro], *rest]
+        for word in rest:
+            if word in _PUNCTUATION and words:
+                words[-1] += word
+            else:
+                words.append(word)
+    return " ".join(words)
+
+
+def meanings(text: str) -> dict[str, str]:
+    """What a part of a page says of each option, by each of its names."""
+    items = re.split(r"^\.It (Fl .*)\n", text, flags=re.M)[1:]
+    return {
+        flag: rendered(said)
+        for line, said in zip(items[::2], items[1::2], strict=True)
+        for flag in flags(line)
+    }
+
+
+def described_commands() -> Iterator[tuple[str, Command]]:
+    for program in programs():
+        for path, command in program.walk():
+            if not command.commands or not path:
+                yield f"{program.name} {path}".strip(), command
+
+
+def manual_of(name: str) -> str:
+    """Where options of a command are described."""
+    program, *words = name.split()
+    shared = PAGES["mkksyms.1"].read_text()
+    if program != "ksyms":
+        page = "ksymsfs.8" if program == "ksymsfs" else "mkksyms.1"
+        return shared + PAGES[page].read_text()
+    own = section("ksyms.1", " ".join(words)) if words else ""
+    return section("ksyms.1", "DESCRIPTION") + own
+
+
+def begins_with(text: str, start: str) -> bool:
+    return text.lower().startswith(start.lower())
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [pytest.param(*item, id=item[0]) for item in described_commands()],
+)
+def test_an_option_means_in_the_manual_what_it_means_in_help_and_completion(
+    name: str, command: Command
+) -> None:
+    told = meanings(manual_of(name))
+
+    for option in command.options:
+        if "--help" not in option.names:  # argparse's words
+            for flag in option.names:
+                assert begins_with(told[flag], option.help), (flag, told[flag])
+
+
+@pytest.mark.parametrize("name", sorted(CLIENT))
+def test_a_command_does_in_the_manual_what_it_does_in_help_and_completion(
+    name: str,
+) -> None:
+    (command,) = (c for n, c in described_commands() if n == f"ksyms {name}")
+    paragraph = section("ksyms.1", name).partition("\n")[2]
+    _, description, *_ = help_of(f"ksyms {name}").split("\n\n")
+
+    assert begins_with(rendered(paragraph), command.help)
+    assert begins_with(description, command.help)
 
 
 # -- errors and requests

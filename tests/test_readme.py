@@ -17,7 +17,10 @@ from typing import NamedTuple
 
 import pytest
 
+from ksyms.cli import COMMANDS
 from ksyms.contention import KINDS
+from tests.completions import programs
+from tests.examples import PAGES
 from tests.integration.server import install_commands
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -206,6 +209,29 @@ def test_the_python_prints_what_its_comments_say(shell: dict[str, object]) -> No
         expected = re.findall(r"^print.*# (.*)$", block, re.M)
         assert expected
         assert printed.splitlines() == expected
+
+
+def test_every_option_and_manual_that_is_named_exists() -> None:
+    options = {
+        name
+        for program in programs()
+        for _, command in program.walk()
+        for option in command.options
+        for name in option.names
+    }
+    named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", README))
+    assert named - {"--now"} <= options  # systemctl's
+
+    ours = re.findall(r"\b(m?kksyms|ksyms\w*)\((\d)\)", README)
+    assert {f"{name}.{number}" for name, number in ours} <= PAGES.keys()
+
+
+def test_every_command_is_named_and_no_other() -> None:
+    named = re.findall(
+        r"(?:^[#$] |`|\| )ksyms (?:-k \S+ |--json )*([a-z]\w*)", README, re.M
+    )
+
+    assert set(named) == COMMANDS.keys()
 
 
 def test_every_make_target_that_is_named_exists() -> None:

@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 # run(args) -> exit code; its docstring is the command's description.
 COMMANDS = {
     "addr2sym": "name the symbol at each address",
-    "annotate": "put names in place of the addresses in a text",
+    "annotate": "put names in place of the kernel addresses in a text",
     "bpf": "ask whether BPF objects would load on a kernel",
     "capture": "capture the running kernel, to be asked elsewhere",
     "lockstat": "report who waited for which kernel lock, and how long",
     "diff": "compare two images",
     "doctor": "check what works on this machine, and how to get the rest",
-    "map": "show where text and data lie, and how large they are",
-    "nm": "list the symbols, in the formats of nm(1)",
-    "sym2addr": "print the addresses of each name",
+    "map": "show where text, data and modules lie, and how large they are",
+    "nm": "list the symbols as nm(1) does",
+    "sym2addr": "print where each name is",
 }
 
 _EXAMPLES = """\

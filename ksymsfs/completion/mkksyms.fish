@@ -2,9 +2,9 @@
 complete -c mkksyms -f
 complete -c mkksyms -s h -l help -d 'show this help message and exit'
 complete -c mkksyms -s o -l output -r -F -d 'where to write it'
-complete -c mkksyms -s V -l version -d 'show program'\''s version number and exit'
+complete -c mkksyms -s V -l version -d 'print the version and exit'
 complete -c mkksyms -l kallsyms -r -F -d 'a saved /proc/kallsyms'
-complete -c mkksyms -l modules -r -F -d 'the /proc/modules saved with it'
+complete -c mkksyms -l modules -r -F -d 'the /proc/modules that was saved with --kallsyms'
 complete -c mkksyms -l kernel -r -F -d 'a kernel'\''s ELF file'
 complete -c mkksyms -s m -r -F -d 'the ELF file of a module'
 complete -c mkksyms -l sections -r -F -d 'where Linux modules'\'' sections are'

@@ -1,6 +1,6 @@
-"""Ask whether BPF objects would load: their __ksym externs and __kptr fields.
+"""Ask whether BPF objects would load on a kernel: __ksym externs and __kptr fields.
 
-On any kernel; nothing is loaded and no privilege is needed. The verdict on externs and
+Nothing is loaded and no privilege is needed. The verdict on externs and
 its words are libbpf's; beside them stand all the problems that libbpf would come to
 later, what the kernel will say to the types and maps, which fields it sees in these,
 and which pointers it passes over.
@@ -122,9 +122,12 @@ def configure(parser: ArgumentParser) -> None:
     add(
         "--kallsyms",
         metavar="FILE",
-        help="symbols: a copy of /proc/kallsyms, or an image",
+        help="the symbols of a kernel: a copy of /proc/kallsyms, or an image",
     )
-    add("--btf", metavar="FILE", help="types: /sys/kernel/btf/vmlinux, or a vmlinux")
+    add(
+        "--btf", metavar="FILE",
+        help="the types of a kernel: /sys/kernel/btf/vmlinux, or a vmlinux",
+    )  # fmt: skip
     add(
         "--module-btf", action="append", default=[], metavar="NAME=FILE",
         help="split BTF of a module, in the order of loading (may be repeated)",

@@ -1,6 +1,6 @@
-"""Capture the running kernel into a folder: its symbols, types and facts.
+"""Capture the running kernel, to be asked elsewhere: symbols, types and facts.
 
-`ksyms bpf check --kernel DIR` takes such a folder in place of the running kernel, on
+`ksyms bpf check --kernel DIR` takes the folder in place of the running kernel, on
 any machine and as any user who may read it. The symbols come from /dev/ksyms (or
 -k FILE) where that is there, else from /proc/kallsyms; their file is readable by its
 owner alone, as the addresses are a secret where KASLR is on.

@@ -36,7 +36,10 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument("old", metavar="A", help="the image to compare with")
     parser.add_argument("new", metavar="B", help="the image that may differ")
     parser.add_argument(
-        "-s", "--summary", action="store_true", help="one line for each linker file"
+        "-s",
+        "--summary",
+        action="store_true",
+        help="print one line for each linker file",
     )
 
 

@@ -1,4 +1,4 @@
-"""Check this machine: what works, and how to get the rest.
+"""Check what works on this machine, and how to get the rest.
 
 Nothing is changed. The device, the kernel's addresses and types, capabilities, perf
 events and FUSE are looked at.

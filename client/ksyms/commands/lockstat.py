@@ -1,4 +1,4 @@
-"""Report which kernel locks were waited for while a command ran, where and how long.
+"""Report who waited for which kernel lock, and how long, while a command ran.
 
 The report is that of FreeBSD's lockstat(1): of each kind of wait how often a caller
 waited for a lock (Count), which part of all these waits that is (indv), also of all

@@ -1,4 +1,4 @@
-"""Show where text, data and each module lie in memory, and how large they are.
+"""Show where text, data and modules lie, and how large they are.
 
 What counts is what symbols cover. As a table, or with -o as a picture: a treemap by
 size, and rows by address.
@@ -34,7 +34,7 @@ def configure(parser: ArgumentParser) -> None:
     """Add the arguments of map to *parser*."""
     parser.epilog = _EPILOG
     parser.add_argument(
-        "-o", "--output", metavar="FILE", help="picture to write: *.svg or *.html"
+        "-o", "--output", metavar="FILE", help="draw it, to *.svg or *.html"
     )
 
 

@@ -1,4 +1,4 @@
-"""List the symbols of the image, as nm(1) does: address, letter, name and module.
+"""List the symbols as nm(1) does: address, letter, name and module.
 
 Sorted by name unless another order is asked for. Images of ksymsfs have the letters
 of /proc/kallsyms, other ELF files those of nm. NAME limits the list: shell patterns,
