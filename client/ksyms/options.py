@@ -22,7 +22,8 @@ def add_global_options(parser: ArgumentParser | PlainArguments) -> None:
     group.add_argument(
         "-k", "--ksyms", metavar="FILE", default=suppress,
         help="the image to read: a ksymsfs file, FreeBSD's /dev/ksyms, any ELF file, a"
-        " capture, a saved /proc/kallsyms, - for standard input (default: $KSYMS, else /dev/ksyms)",
+        " capture, a saved /proc/kallsyms, - for standard input (default: $KSYMS, else"
+        " /dev/ksyms)",
     )  # fmt: skip
     group.add_argument(
         "-j", "--json", action="store_true", default=suppress,
