@@ -11,7 +11,10 @@ from ksyms.symbolizer import Symbolizer
 _MEMO_SIZE = 1 << 16
 
 _WORD = rb"[0-9A-Za-z_]"
-_JSON_LINE = re.compile(rb"^[ \t]*[{\[].*$", re.MULTILINE)
+# A line of JSON; what begins with [12.345678] is one of dmesg.
+_JSON_LINE = re.compile(
+    rb"^[ \t]*(?:\{|\[(?![ \t]*[\d.]+\][ \t]*[^ \t\r,\]])).*$", re.MULTILINE
+)
 # The strings of a line of JSON, and the numbers between them.
 _JSON_NUMBER = re.compile(rb'"(?:[^"\\]|\\.)*"|(?<![\d.eE+-])(\d{2,20})(?![\d.eE])')
 
@@ -19,9 +22,8 @@ _JSON_NUMBER = re.compile(rb'"(?:[^"\\]|\\.)*"|(?<![\d.eE+-])(\d{2,20})(?![\d.eE
 class Annotator:
     """Text -> text with a name where a kernel address was.
 
-    An address has all its digits (16 on a 64-bit kernel), in lower case as the kernel
-    prints it, or 0x in front; in a line of JSON a decimal number will do too. What no
-    symbol covers stays as it is.
+    An address has all its digits (16 on a 64-bit kernel), or 0x in front; in a line of
+    JSON a decimal number will do too. What no symbol covers stays as it is.
     """
 
     def __init__(
@@ -99,13 +101,16 @@ def _patterns(low: int, high: int, width: int) -> list[tuple[bytes, re.Pattern[b
     # goes, and the pattern of all of it.
     prefix = _common(f"{low:0{width}x}", f"{high:0{width}x}")
     found = []
-    for zero_x in (b"0x", b""):
-        first, least = prefix, width
-        if zero_x and low >> (4 * width - 4) == 0:
-            # The kernel lies low, where 0x may come without leading zeros.
-            first, least = b"", max(len(f"{low:x}"), 4)
+    beginnings = [(zero_x, prefix, width) for zero_x in (b"0x", b"0X", b"")]
+    if low >> (4 * width - 4) == 0:
+        # The kernel lies low, where 0x may come without leading zeros.
+        least = max(len(f"{low:x}"), 4)
+        beginnings[:2] = [(b"0x", b"", least), (b"0X", b"", least)]
+    if prefix != prefix.upper():
+        beginnings += [(zero_x, p.upper(), least) for zero_x, p, least in beginnings]
+    for zero_x, first, least in dict.fromkeys(beginnings):
         beginning = zero_x + first
-        digits = rb"[0-9a-f]{%d,%d}" % (least - len(first), width - len(first))
+        digits = rb"[0-9a-fA-F]{%d,%d}" % (least - len(first), width - len(first))
         # The look behind comes last: what a pattern starts with is searched for.
         pattern = rb"(%s(?<!%s%s)%s)(?!%s)" % (
             beginning, _WORD, beginning, digits, _WORD,

@@ -62,7 +62,24 @@ def symbolizer() -> Symbolizer:
         ("\tffffffff81000121 [unknown]", "\tksys_read+0x1/0xe0 [unknown]"),
         ("@[0xffffffff81000020]: 3", "@[vfs_read+0x0/0x100]: 3"),
         ("a=ffffffffc0001004,b", "a=nft_do_chain+0x4/0x1000 [nf_tables],b"),
+        ("FFFFFFFF81000021 0XFFFFFFFF81000021 ", "vfs_read+0x1/0x100 " * 2),
+        (
+            "0Xffffffff81000021 0xFFFFFFFF810001fF",
+            "vfs_read+0x1/0x100 ksys_read+0xdf/0xe0",
+        ),
+        ("ffffffff81000021-ffffffff81000022", "vfs_read+0x1/0x100-vfs_read+0x2/0x100"),
+        ("at ffffffff81000021\r\n", "at vfs_read+0x1/0x100\r\n"),
+        # what has its name already
+        ("vfs_read+0x1/0x100 [unknown]", "vfs_read+0x1/0x100 [unknown]"),
+        # just past the end of the last symbol, and just before the first
+        ("ffffffffc0002000 ffffffffc0002004", "ffffffffc0002000 ffffffffc0002004"),
+        ("ffffffff80ffffff", "ffffffff80ffffff"),
         # what only looks like one
+        (
+            "ffffffff-8100-0021-ffff-ffff81000021",
+            "ffffffff-8100-0021-ffff-ffff81000021",
+        ),
+        ("ffffffff81000021" * 4, "ffffffff81000021" * 4),
         ("ffffffff8100002", "ffffffff8100002"),
         ("ffffffff810000210", "ffffffff810000210"),
         ("xffffffff81000021", "xffffffff81000021"),
@@ -82,6 +99,12 @@ def symbolizer() -> Symbolizer:
             '["a \\" 18446744071578845217", 18446744071578845217.5]',
         ),
         ("18446744071578845217", "18446744071578845217"),
+        ("[18446744071578845217]", '["vfs_read+0x1/0x100"]'),
+        (
+            "[   1.5] at 18446744071578845217 [x]",
+            "[   1.5] at 18446744071578845217 [x]",
+        ),
+        ("[ 1.5][ T7] 18446744071578845217", "[ 1.5][ T7] 18446744071578845217"),
     ],
 )
 def test_addresses_become_names_and_nothing_else_changes(
@@ -234,6 +257,61 @@ def test_the_kernels_own_traces_are_folded(symbolizer: Symbolizer) -> None:
     assert folded(symbolizer, text) == ["entry 1", "ksys_read;vfs_read 1"]
 
 
+def test_what_has_names_already_is_folded_by_them(symbolizer: Symbolizer) -> None:
+    text = """\
+[<0>] do_wait+0x5d/0x100
+[<0>] nft_do_chain+0x1/0x20 [nf_tables]
+
+@[
+    do_mmap+1
+    sys_mmap+234
+]: 3
+cat  2817 [001]  100.000001:  250000 cpu-clock:
+\tvfs_read+0x1/0x100 [unknown] ([kernel.kallsyms])
+\tksys_read+0x0/0xe0 ksys_read ([kernel.kallsyms])
+"""
+
+    assert folded(symbolizer, text) == [
+        "cat;ksys_read;vfs_read 1",
+        "nft_do_chain [nf_tables];do_wait 1",
+        "sys_mmap;do_mmap 3",
+    ]
+
+
+def test_frames_that_the_kernel_doubts_are_left_out(symbolizer: Symbolizer) -> None:
+    text = """\
+[   12.000001][  T123]  vfs_read+0x1/0x100
+[   12.000002][  T123]  ? entry+0x1/0x10
+[   12.000003][  T123]  [<ffffffff81000201>] ? entry+0x1/0x10
+[   12.000004][  T123]  ksys_read+0x1/0xe0
+"""
+
+    assert folded(symbolizer, text) == ["ksys_read;vfs_read 1"]
+
+
+def test_a_process_cannot_forge_frames_with_its_name(symbolizer: Symbolizer) -> None:
+    text = "a;b  28 [000]  100.000002: probe:x: \n\tffffffff81000021\n"
+
+    assert folded(symbolizer, text) == ["a:b;vfs_read 1"]
+
+
+def test_prose_is_no_stack(symbolizer: Symbolizer) -> None:
+    assert folded(symbolizer, "a\nbed\nface 12\nno frame+0x1/0x2 here\n") == []
+
+
+def test_a_text_of_nothing_but_frames_takes_bounded_memory(
+    symbolizer: Symbolizer,
+) -> None:
+    folder = StackFolder(symbolizer)
+    for _ in range(1 << 16):
+        folder.feed("\tffffffff81000021")
+
+    (line,) = folder.folded()
+
+    assert line.endswith(f" {1 << 4}")
+    assert line.count(";") < 1 << 12
+
+
 # -- the command
 
 
@@ -272,6 +350,67 @@ def test_annotate_of_a_file_that_is_not_there_exits_2(
 ) -> None:
     assert main(["-k", image, "annotate", str(tmp_path / "nosuch")]) == 2
     assert "nosuch: No such file" in capsys.readouterr().err
+
+
+def test_files_that_can_be_read_are_annotated_beside_those_that_cannot(
+    image: str, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    (tmp_path / "oops").write_text("ffffffff81000021\n")
+    (tmp_path / "stacks").write_text("\tffffffff81000021\n\n")
+    folder = str(tmp_path)
+
+    for words, out in (
+        ([f"{folder}/oops"], b"vfs_read+0x1/0x100\n"),
+        ([f"{folder}/stacks", "--folded"], b"vfs_read 1\n"),
+    ):
+        assert main(["-k", image, "annotate", f"{folder}/no", folder, *words]) == 2
+        assert capfdbinary.readouterr() == (
+            out,
+            f"ksyms: {folder}/no: No such file or directory\n"
+            f"ksyms: {folder}: Is a directory\n".encode(),
+        )
+
+
+def test_standard_input_is_read_once(image: str) -> None:
+    def run(*words: str) -> tuple[int, bytes, bytes]:
+        result = subprocess.run(
+            [sys.executable, "-m", "ksyms", *words],
+            input=b"ffffffff81000021\n",
+            capture_output=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT / "client")},
+        )
+        return result.returncode, result.stdout, result.stderr
+
+    assert run("-k", image, "annotate", "-", "-") == (0, b"vfs_read+0x1/0x100\n", b"")
+    status, out, err = run("-k", "-", "annotate")
+    assert (status, out, err.count(b"\n")) == (2, b"", 1)
+    assert b"cannot be both image and text" in err
+
+
+@pytest.mark.parametrize("shift", range(24))
+def test_no_address_is_cut_where_a_long_line_is(image: str, shift: int) -> None:
+    # More than a piece, of words with what else may stand between them.
+    text = b"x" * shift + b";ffffffff81000021" * (3 << 16)
+
+    annotated = annotate(image, text)
+
+    assert annotated == b"x" * shift + b";vfs_read+0x1/0x100" * (3 << 16)
+
+
+def test_a_word_longer_than_any_address_stays_as_it_is(image: str) -> None:
+    text = b"ffffffff81000021" * (3 << 16)
+
+    assert annotate(image, text + b" " + text) == text + b" " + text
+
+
+def annotate(image: str, text: bytes) -> bytes:
+    return subprocess.run(
+        [sys.executable, "-m", "ksyms", "-k", image, "annotate"],
+        input=text,
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "client")},
+        check=True,
+    ).stdout
 
 
 def test_annotate_writes_lines_as_they_come(image: str) -> None:

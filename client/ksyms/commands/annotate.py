@@ -8,6 +8,7 @@ it is.
 from __future__ import annotations
 
 import os
+import string
 import sys
 
 from ksyms.image import read_image
@@ -17,8 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
     from collections.abc import Iterator
-
-    from ksyms.annotator import Annotator
+    from typing import BinaryIO
 
 _EPILOG = """\
 Addresses have all their digits, or 0x in front; in lines of JSON decimal ones count
@@ -31,8 +31,11 @@ examples:
   perf script -F comm,pid,time,ip | ksyms annotate --folded --return-address
 """
 
-# Text is cut at the ends of lines; lines without end are cut too.
+# Text is cut at the ends of lines; lines without end are cut between words, and of a
+# word without end so much is kept that what follows is seen to be part of it.
 _CHUNK = 1 << 20
+_WORD = string.ascii_letters.encode() + string.digits.encode() + b"_"
+_WORD_KEPT = 64
 _COLOUR, _PLAIN = b"\x1b[36m", b"\x1b[0m"
 
 
@@ -55,11 +58,13 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Annotate args.files, or standard input."""
-    symbolizer = Symbolizer(read_image(args.ksyms))
     files = args.files or ["-"]
+    if args.ksyms == "-" and "-" in files:
+        print("ksyms: standard input cannot be both image and text", file=sys.stderr)
+        return 2
+    symbolizer = Symbolizer(read_image(args.ksyms))
     if args.folded:
-        _fold(files, symbolizer, args.return_address)
-        return 0
+        return _fold(files, symbolizer, args.return_address)
     from ksyms.annotator import Annotator
 
     colours = (_COLOUR, _PLAIN) if _wants_colour() else (b"", b"")
@@ -69,51 +74,62 @@ def run(args: Namespace) -> int:
         before=colours[0],
         after=colours[1],
     )
-    for file in files:
-        _annotate(file, annotator)
-    return 0
-
-
-def _annotate(file: str, annotator: Annotator) -> None:
-    # stdout's buffer is passed by: what is done is written at once.
-    sys.stdout.flush()
     out = sys.stdout.buffer
-    for text in _texts(file):
+    texts = _Texts(files)
+    for text in texts:
         out.write(annotator.annotate(text))
         out.flush()
+    return texts.status
 
 
-def _fold(files: list[str], symbolizer: Symbolizer, return_address: bool) -> None:
+def _fold(files: list[str], symbolizer: Symbolizer, return_address: bool) -> int:
     from ksyms.folded import StackFolder
 
     folder = StackFolder(symbolizer, return_address=return_address)
-    for file in files:
-        for text in _texts(file):
-            for line in text.decode("utf-8", "surrogateescape").splitlines():
-                folder.feed(line)
-        folder.feed("")
+    texts = _Texts(files)
+    for text in texts:
+        for line in text.decode("utf-8", "surrogateescape").split("\n"):
+            folder.feed(line.removesuffix("\r"))
     sys.stdout.writelines(f"{line}\n" for line in folder.folded())
+    return texts.status
 
 
-def _texts(file: str) -> Iterator[bytes]:
-    # The text in pieces of whole lines, as they arrive.
-    with sys.stdin.buffer if file == "-" else open(file, "rb") as stream:
-        read = stream.read1  # type: ignore[union-attr]
-        rest = b""
-        while chunk := read(_CHUNK):
-            end = chunk.rfind(b"\n") + 1
-            if end:
-                yield rest + chunk[:end]
-                rest = chunk[end:]
-            else:
-                rest += chunk
-            if len(rest) > _CHUNK:
-                # A line without end: cut it where no address can be.
-                end = max(rest.rfind(mark) for mark in (b" ", b",", b'"')) + 1
-                yield rest[: end or -1]
-                rest = rest[end or -1 :]
-        if rest:
-            yield rest
+class _Texts:
+    # The texts of all files, in pieces of whole lines, as they arrive. Status is 2 once
+    # some file could not be read, as cat(1) has it.
+    def __init__(self, files: list[str]) -> None:
+        self._files = files
+        self.status = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        for file in self._files:
+            try:
+                if file == "-":
+                    yield from _pieces(sys.stdin.buffer)
+                else:
+                    with open(file, "rb") as stream:
+                        yield from _pieces(stream)
+            except OSError as error:
+                print(f"ksyms: {file}: {error.strerror}", file=sys.stderr)
+                self.status = 2
+
+
+def _pieces(stream: BinaryIO) -> Iterator[bytes]:
+    read = stream.read1  # type: ignore[attr-defined]
+    rest = b""
+    while chunk := read(_CHUNK):
+        end = chunk.rfind(b"\n") + 1
+        if end:
+            yield rest + chunk[:end]
+            rest = chunk[end:]
+        else:
+            rest += chunk
+        if len(rest) > _CHUNK:
+            end = len(rest.rstrip(_WORD)) or len(rest) - _WORD_KEPT
+            yield rest[:end]
+            rest = rest[end:]
+    if rest:
+        yield rest
 
 
 def _wants_colour() -> bool:
