@@ -371,6 +371,21 @@ def test_files_that_can_be_read_are_annotated_beside_those_that_cannot(
         )
 
 
+def test_stacks_reach_over_pieces_of_a_text_but_not_over_files(
+    image: str, tmp_path: Path, capsys: Captured
+) -> None:
+    # A text of more than one piece, whatever their size.
+    stack = "cat  1 [000] 1.0: x:\r\n" + "\tffffffff81000021\r\n" * 999 + "\r\n"
+    (tmp_path / "long").write_text(stack * 200)
+    (tmp_path / "short").write_text("\tffffffff81000021\n")
+    short = str(tmp_path / "short")
+
+    assert main(["-k", image, "annotate", "--folded", str(tmp_path / "long")]) == 0
+    assert capsys.readouterr().out == f"cat{';vfs_read' * 999} 200\n"
+    assert main(["-k", image, "annotate", "--folded", short, short]) == 0
+    assert capsys.readouterr().out == "vfs_read 2\n"
+
+
 def test_standard_input_is_read_once(image: str) -> None:
     def run(*words: str) -> tuple[int, bytes, bytes]:
         result = subprocess.run(

@@ -75,10 +75,11 @@ def run(args: Namespace) -> int:
         after=colours[1],
     )
     out = sys.stdout.buffer
-    texts = _Texts(files)
-    for text in texts:
-        out.write(annotator.annotate(text))
-        out.flush()
+    texts = _Texts()
+    for file in files:
+        for text in texts.of(file):
+            out.write(annotator.annotate(text))
+            out.flush()
     return texts.status
 
 
@@ -86,32 +87,33 @@ def _fold(files: list[str], symbolizer: Symbolizer, return_address: bool) -> int
     from ksyms.folded import StackFolder
 
     folder = StackFolder(symbolizer, return_address=return_address)
-    texts = _Texts(files)
-    for text in texts:
-        for line in text.decode("utf-8", "surrogateescape").split("\n"):
-            folder.feed(line.removesuffix("\r"))
+    texts = _Texts()
+    for file in files:
+        for text in texts.of(file):
+            lines = text.decode("utf-8", "surrogateescape").removesuffix("\n")
+            for line in lines.split("\n"):
+                folder.feed(line.removesuffix("\r"))
+        folder.feed("")
     sys.stdout.writelines(f"{line}\n" for line in folder.folded())
     return texts.status
 
 
 class _Texts:
-    # The texts of all files, in pieces of whole lines, as they arrive. Status is 2 once
-    # some file could not be read, as cat(1) has it.
-    def __init__(self, files: list[str]) -> None:
-        self._files = files
+    # Files in pieces of whole lines, as they arrive. Status is 2 once one could not be
+    # read; the others are, as by cat(1).
+    def __init__(self) -> None:
         self.status = 0
 
-    def __iter__(self) -> Iterator[bytes]:
-        for file in self._files:
-            try:
-                if file == "-":
-                    yield from _pieces(sys.stdin.buffer)
-                else:
-                    with open(file, "rb") as stream:
-                        yield from _pieces(stream)
-            except OSError as error:
-                print(f"ksyms: {file}: {error.strerror}", file=sys.stderr)
-                self.status = 2
+    def of(self, file: str) -> Iterator[bytes]:
+        try:
+            if file == "-":
+                yield from _pieces(sys.stdin.buffer)
+            else:
+                with open(file, "rb") as stream:
+                    yield from _pieces(stream)
+        except OSError as error:
+            print(f"ksyms: {file}: {error.strerror}", file=sys.stderr)
+            self.status = 2
 
 
 def _pieces(stream: BinaryIO) -> Iterator[bytes]:
