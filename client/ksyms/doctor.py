@@ -164,7 +164,7 @@ def _addresses(machine: Machine) -> Finding:
 
 
 def _data_symbols(machine: Machine) -> Finding:
-    has_data = RunningLinux(machine.root).facts().kallsyms_all
+    has_data = RunningLinux(machine.root).kallsyms_all()
     if has_data is None:
         # No configuration to read: a static variable tells.
         has_data = any(line[17:18] in ("b", "d") for line in machine.lines(_KALLSYMS))
@@ -214,8 +214,12 @@ def _lockstat(machine: Machine) -> Finding:
     if not machine.which("perf"):
         remedy = "install perf (Debian: apt install linux-perf)"
         return Finding("lockstat", "limited", "no perf", remedy)
-    events = machine.root / "sys/kernel/tracing/events"  # perf mounts it if need be
-    if events.is_dir() and not (events / "lock/contention_begin").is_dir():
+    if not machine.may(_CAP_PERFMON, _CAP_SYS_ADMIN):
+        found, remedy = "closed to this user", "run as root, or with CAP_PERFMON"
+        return Finding("lockstat", "limited", found, remedy)
+    # perf mounts it if need be
+    events = os.path.join(machine.root, "sys/kernel/tracing/events")
+    if os.path.isdir(events) and not os.path.isdir(f"{events}/lock/contention_begin"):
         remedy = "boot Linux 5.19 or newer"
         return Finding("lockstat", "limited", "no event of a wait for a lock", remedy)
     return Finding("lockstat", "ok", "perf")
@@ -241,7 +245,7 @@ def _btf(machine: Machine) -> Finding:
 
 def _fuse(machine: Machine) -> Iterator[Finding]:
     device = machine.root / "dev/fuse"
-    if not device.exists():
+    if not os.path.exists(device):
         load = (
             "kldload fusefs" if machine.platform.startswith("freebsd") else "modprobe"
         )

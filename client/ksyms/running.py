@@ -77,12 +77,13 @@ class RunningLinux:
         return Facts(
             release=system.release,
             machine=system.machine,
-            kallsyms_all=self._kallsyms_all(),
+            kallsyms_all=self.kallsyms_all(),
             page_size=os.sysconf("SC_PAGESIZE"),
             modules=tuple(name for name, _ in self.module_btfs()),
         )
 
-    def _kallsyms_all(self) -> bool | None:
+    def kallsyms_all(self) -> bool | None:
+        """Whether kallsyms has variables too; None where no configuration tells."""
         config = _read(self.root / f"boot/config-{os.uname().release}")
         packed = _read(self.root / "proc/config.gz")
         if packed is not None:

@@ -57,6 +57,7 @@ class RunningKernel(Source):
         self._events: KsymbolEvents | None = None
         self._events_cpus = b""
         self._use_events = events
+        self._refusal = ""
         self._own_length = 0
 
     @property
@@ -117,6 +118,15 @@ class RunningKernel(Source):
         for file in files:
             if file.name == "bpf":
                 _shorten(file, jited_lengths())
+        if self._refusal:
+            # Said once, to those who get symbols at all.
+            log.info(
+                "perf events are refused (%s): every open reads and compares "
+                "%s; CAP_PERFMON or a lower kernel.perf_event_paranoid helps",
+                self._refusal,
+                self._kallsyms,
+            )
+            self._refusal = ""
         changes = _digest(text) if self._events is None else events
         return (modules, watched, changes), files
 
@@ -220,12 +230,7 @@ class RunningKernel(Source):
             try:
                 self._events = KsymbolEvents(_parse_cpus(online))
             except OSError as error:
-                log.warning(
-                    "perf events are refused (%s): every open reads and compares "
-                    "%s; CAP_PERFMON or a lower kernel.perf_event_paranoid helps",
-                    error.strerror,
-                    self._kallsyms,
-                )
+                self._refusal = error.strerror or str(error)
                 self._use_events = False
                 return None
             self._events_cpus = online

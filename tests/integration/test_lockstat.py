@@ -199,6 +199,8 @@ def test_the_command_reports_after_what_it_ran(image: Path, tmp_path: Path) -> N
         image,
         "-n",
         "3",
+        "-o",
+        "-",
         "--",
         sys.executable,
         "-c",

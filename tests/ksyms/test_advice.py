@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -57,6 +58,43 @@ def test_a_link_to_nothing_is_a_device_that_nobody_serves(
     assert said.startswith(f"ksyms: {device}: No such file or directory: ")
     assert "ksymsfs /run/ksymsfs as root" in said
     assert said.count("\n") == 1
+
+
+@pytest.mark.kernel
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["ksyms", "-k", "/proc/kallsyms", "nm"],
+        ["ksyms", "capture", "{place}/capture"],
+        ["ksyms", "-k", "-", "lockstat", "true"],
+        ["ksymsfs.mkksyms", "-o", "{place}/image"],
+        ["ksymsfs", "{place}/mnt"],
+    ],
+    ids=lambda words: " ".join(words[:4]),
+)
+def test_an_ordinary_user_gets_one_sentence_that_says_what_to_do(
+    words: list[str], tmp_path: Path
+) -> None:
+    python = nobodys_python()
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    tmp_path.chmod(0o777)
+
+    result = subprocess.run(
+        [python, "-m", *(word.format(place=tmp_path) for word in words)],
+        input=kernel_image(),
+        env=environment(),
+        user=65534,
+        group=65534,
+        extra_groups=[],
+        capture_output=True,
+    )
+
+    assert result.returncode in (1, 2)
+    assert result.stdout == b""
+    (line,) = result.stderr.decode().splitlines()
+    assert re.search(r"CAP_SYSLOG|CAP_PERFMON", line), line
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")

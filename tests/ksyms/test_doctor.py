@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 
 from ksyms.cli import main
 from ksyms.doctor import Finding, Machine, examine
+from tests.integration.server import environment, nobodys_python
 from tests.ksyms.images import kernel_image
 
 FILES = {
@@ -81,6 +84,7 @@ def test_a_machine_with_everything_lacks_nothing(look: Look) -> None:
         ("perf events", "limited", USER, "CAP_PERFMON"),
         ("perf events", "limited", {"proc/sys/kernel/perf_event_paranoid": None},
          "CONFIG_PERF_EVENTS"),
+        ("lockstat", "limited", USER, "CAP_PERFMON"),
         ("lockstat", "limited", {"sys/kernel/tracing/events/sched/enable": ""},
          "Linux 5.19"),
         ("BTF", "missing", {"sys/kernel/btf/vmlinux": None}, "CONFIG_DEBUG_INFO_BTF"),
@@ -161,6 +165,36 @@ def test_doctor_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[0].split()[:2] == ["missing", "device"]
     assert lines[1].lstrip().startswith("-> nothing serves it")
     assert {line.split()[0] for line in lines} <= {"ok", "limited", "missing", "->"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")
+def test_what_an_ordinary_user_may_not_look_at_is_a_finding(tmp_path: Path) -> None:
+    python = nobodys_python()
+    for name in ("proc/sys/kernel", "sys/kernel/tracing/events", "sys/kernel/btf"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("proc", "sys/kernel", "sys/kernel/tracing"):
+        (tmp_path / name).chmod(0o700)
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    code = """if True:
+        import sys
+        from ksyms.doctor import Machine, examine
+        root = sys.argv[1]
+        print(*(f.status for f in examine(Machine(root), f"{root}/sys/kernel/ksyms")))
+    """
+
+    result = subprocess.run(
+        [python, "-c", code, str(tmp_path)],
+        env=environment(),
+        user=65534,
+        group=65534,
+        extra_groups=[],
+        capture_output=True,
+        text=True,
+    )
+
+    assert result.stderr == ""
+    assert "missing" in result.stdout.split()
 
 
 def test_doctor_as_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -130,15 +130,28 @@ def test_refused_perf_events_are_said_once_and_the_table_is_compared_instead(
     monkeypatch.setattr(ksymbol_events, "_NR_PERF_EVENT_OPEN", {})
     source = RunningKernel(proc=str(kernel.proc), sys=str(kernel.sys))
 
-    with caplog.at_level(logging.WARNING):
-        before = source.fingerprint()
+    with caplog.at_level(logging.INFO):
+        before, _ = source.snapshot()
         kernel.write("kallsyms", TABLE.replace("do_one", "do_two"))
-        after = source.fingerprint()
+        after, _ = source.snapshot()
 
-    assert before != after
+    assert before != after == source.fingerprint()
     assert [r.message.split(" (")[0] for r in caplog.records] == [
         "perf events are refused"
     ]
+
+
+def test_where_there_are_no_symbols_nothing_is_said_of_perf_events(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(ksymbol_events, "_NR_PERF_EVENT_OPEN", {})
+    kernel.write("kallsyms", "0000000000000000 T _text\n")
+    source = RunningKernel(proc=str(kernel.proc), sys=str(kernel.sys))
+
+    with caplog.at_level(logging.INFO), pytest.raises(RestrictedError):
+        source.snapshot()
+
+    assert caplog.records == []
 
 
 def test_other_cpus_online_change_the_fingerprint(

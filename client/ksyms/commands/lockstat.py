@@ -71,7 +71,7 @@ def configure(parser: ArgumentParser) -> None:
         help="print the N most frequent waits of each kind (default: all)",
     )  # fmt: skip
     parser.add_argument(
-        "-o", dest="output", metavar="FILE",
+        "-o", dest="output", default="-", metavar="FILE",
         help="write the report there, apart from what COMMAND prints",
     )  # fmt: skip
     parser.add_argument(
@@ -138,8 +138,8 @@ def run(args: Namespace) -> int:
     return status
 
 
-def _output(path: str | None) -> AbstractContextManager[TextIO]:
-    if path is None:
+def _output(path: str) -> AbstractContextManager[TextIO]:
+    if path == "-":
         return nullcontext(sys.stdout)
     return open(path, "w", encoding="utf-8", errors="surrogateescape")
 
