@@ -256,6 +256,47 @@ def test_the_demo_ends_well_and_leaves_nothing_behind(
     assert "OS/ABI:                            UNIX - FreeBSD" in output
 
 
+@pytest.mark.fuse
+def test_without_dev_fuse_the_demo_shows_the_client_and_says_what_is_needed(
+    shell: dict[str, object],
+) -> None:
+    dev = Path(str(shell["cwd"]), "dev")
+    dev.mkdir()
+    hide = f"cp -a /dev/null /dev/urandom {dev}; mount --bind {dev} /dev"
+
+    output = run(f"unshare -m sh -c '{hide}; {ROOT}/.ci/demo; echo status $?'", shell)
+
+    assert output.startswith("demo: there is no /dev/fuse")
+    assert "vfs_read+0xf/0x360" in output
+    assert "modprobe fuse" in output
+    assert output.endswith("status 0\n")
+
+
+def test_what_the_set_up_may_not_install_is_named(tmp_path: Path) -> None:
+    # A user, on a machine that lacks a package, with all of the rest there.
+    venv = tmp_path / "venv"
+    (venv / "bin").mkdir(parents=True)
+    (venv / "bin/pip").symlink_to("/bin/true")
+    (tmp_path / "bin").mkdir()
+    for name, said in (("id", "1000"), ("dpkg-query", "")):
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\necho {said}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    (venv / "installed").touch()
+
+    result = subprocess.run(
+        [ROOT / ".ci/setup", venv, "libfuse2"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"},
+    )
+
+    assert result.returncode == 0
+    assert result.stderr == (
+        "setup: not installed: libfuse2; as root on Debian I would\n"
+    )
+
+
 def test_without_root_the_demo_shows_the_client_and_says_what_is_needed(
     shell: dict[str, object],
 ) -> None:

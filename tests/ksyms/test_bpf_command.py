@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,6 +18,7 @@ from ksyms.check import Check, Report
 from ksyms.cli import main
 from ksyms.report.html import html_page
 from ksyms.report.junit import junit_xml
+from tests.integration.server import ROOT, environment, nobodys_python
 from tests.ksyms import bpf_cases
 from tests.ksyms.images import kernel_image
 
@@ -186,6 +189,28 @@ def test_several_objects_on_several_kernels_make_a_matrix_and_details(
     ]
     assert lines[4].startswith(f"s29_many.o on {captures[1]}: -ESRCH: extern 'kfree'")
     assert "s01_typeless_func.o on" not in out
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")
+def test_an_ordinary_user_may_check_objects() -> None:
+    demo = ROOT / "tests/data/demo"
+    table = ["--kallsyms", str(demo / "kallsyms.txt")]
+
+    result = subprocess.run(
+        [
+            *(nobodys_python(), "-m", "ksyms", "bpf", "check"),
+            *(str(demo / "trace.bpf.o"), *table),
+        ],
+        env=environment(),
+        user=65534,
+        group=65534,
+        extra_groups=[],
+        capture_output=True,
+        text=True,
+    )
+
+    assert (result.returncode, result.stderr) == (1, "")
+    assert "extern 'vfs_poll' (strong): not resolved" in result.stdout
 
 
 def test_an_unreadable_object_is_named_and_the_others_are_checked(run: Any) -> None:

@@ -13,6 +13,7 @@ from elftools.elf.sections import SymbolTableSection
 
 from ksymsfs.debug_layout import build_debug_image
 from ksymsfs.elf import ElfFormat
+from ksymsfs.image import build_image
 from ksymsfs.mkksyms import main
 from ksymsfs.sources.kallsyms import kallsyms_linker_files
 from ksymsfs.sources.modules import Module
@@ -105,6 +106,16 @@ def test_addr2line_names_functions(
     found = output(tool("addr2line"), "-f", "-e", image, address)
 
     assert found.splitlines()[0] == name
+
+
+def test_freebsd_s_layout_defeats_addr2line(tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    files = kallsyms_linker_files(KALLSYMS.encode(), MODULES, ElfFormat())
+    image.write_bytes(build_image(files, ElfFormat()))
+
+    found = output(tool("addr2line"), "-f", "-e", image, ADDRESSES[0][0])
+
+    assert found.splitlines()[0] == "??"
 
 
 @pytest.mark.parametrize(("address", "name", "_"), ADDRESSES)

@@ -235,6 +235,14 @@ def test_per_cpu_and_vnet_data_take_room_but_lie_elsewhere(
     assert symbols["d"][0] == BASE + 0x80 + 4
 
 
+def test_an_ifunc_stays_where_its_resolver_is(tmp_path: Path) -> None:
+    module = module_elf([progbits(".text", 0x40)], [Sym("memcpy", 8, info=0x1A)])
+
+    symbols = symbols_of(tmp_path, kernel_elf(), module, f"{BASE:#x}+0x40")
+
+    assert symbols["memcpy"][0] == BASE + 8
+
+
 def test_undefined_bounds_of_a_link_set_become_its_bounds(tmp_path: Path) -> None:
     module = module_elf(
         [

@@ -183,6 +183,14 @@ def test_a_module_s_symbols_lie_where_its_sections_do(files: Path) -> None:
     ]
 
 
+def test_symbols_of_sections_without_an_address_are_left_out(files: Path) -> None:
+    (files / "sections").write_text("dummy .text 0xffffffffc0a01000\n")
+
+    files_ = linker_files(files, "--sections", "{}/sections", "-m", "{}/dummy.ko")
+
+    assert [name for name, *_ in symbols(files_[1])] == ["dummy_setup", "dummy_xmit"]
+
+
 @pytest.mark.parametrize(
     "text",
     [
