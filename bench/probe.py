@@ -275,11 +275,11 @@ def annotate_bcc(path: str) -> int:
 
 @probe
 def btf(path: str, name: str) -> int:
-    from ksyms.btf import Btf
     from ksyms.btf_types import Kind
+    from ksyms.vmlinux import load_btf
 
     with timer:
-        Btf.from_bytes(Path(path).read_bytes()).lookup(name, Kind.STRUCT)
+        load_btf(path, name="vmlinux").lookup(name, Kind.STRUCT)
     return 1
 
 

@@ -11,9 +11,10 @@ import struct
 import sys
 from array import array
 from collections.abc import Iterator
-from itertools import chain, compress, count
 from typing import Self
 
+from ksyms.btf_names import TypeNames
+from ksyms.btf_strings import BtfStrings
 from ksyms.btf_types import (
     MODIFIERS,
     Array,
@@ -27,11 +28,15 @@ from ksyms.btf_types import (
 )
 from ksyms.errors import BtfError, TypeNotFoundError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ksyms.elf import Data
+
 MAGIC, VERSION = 0xEB9F, 1
 HEADER = 24  # bytes, to str_len; 32 with layout_off and layout_len
 
 # 32-bit words behind struct btf_type: once, and for each of vlen.
-_TRAILER = {
+_TRAILER: dict[int, tuple[int, int]] = {
     Kind.INT: (1, 0),
     Kind.PTR: (0, 0),
     Kind.ARRAY: (3, 0),
@@ -68,25 +73,7 @@ _KINDS = tuple(
     Kind(number) if number in Kind._value2member_map_ else Kind.OTHER
     for number in range(128)
 )
-NAME_MAX = 4096  # bytes of a name; the kernel's own limit is 512
-_PAST_THE_END = 1 << 40
 _RESOLVE_DEPTH = 32  # libbpf's MAX_RESOLVE_DEPTH
-
-
-class _RecordSizes(dict[int, int]):
-    # How many words a type takes, by the second one of them. There are few different
-    # ones: half the time of working it out for each type.
-    def __init__(self) -> None:
-        super().__init__()
-        self.once = [_PAST_THE_END] * 128
-        self.each = [0] * 128
-        for kind, (once, each) in _TRAILER.items():
-            self.once[kind], self.each[kind] = 3 + once, each
-
-    def __missing__(self, info: int) -> int:
-        kind = info >> 24 & 127
-        size = self[info] = self.once[kind] + self.each[kind] * (info & 0xFFFFFF)
-        return size
 
 
 class Btf:
@@ -96,15 +83,14 @@ class Btf:
     its base. References are checked when they are followed, or all by validate().
     """
 
-    def __init__(self, data: bytes, *, base: Btf | None = None, name: str) -> None:
+    def __init__(self, data: Data, *, base: Btf | None = None, name: str) -> None:
         self.name = name
         self.base = base
         self.first_id: int = 1 if base is None else base.end_id
         self._header(data)
         self._offsets = self._index()
         self.end_id: int = self.first_id + len(self._offsets)
-        self._searches = 3
-        self._ids_by_name: dict[int, list[int]] | None = None
+        self._names = TypeNames(self._words, self._offsets, self._strings)
 
     @classmethod
     def from_bytes(
@@ -116,7 +102,7 @@ class Btf:
         """
         return cls(bytes(data), base=base, name=name)
 
-    def _header(self, data: bytes) -> None:
+    def _header(self, data: Data) -> None:
         if len(data) < HEADER:
             raise BtfError(self.name, len(data), "ends inside the header")
         for order in "<>":
@@ -152,9 +138,8 @@ class Btf:
         if type_len % 4:
             raise BtfError(self.name, 12, "the type section ends inside a word")
         strings_at = length + str_off
-        self._data, self._strings_at = data, strings_at
-        self._strings_start: int = 0 if self.base is None else self.base._strings_end
-        self._strings_end: int = self._strings_start + str_len
+        below = None if self.base is None else self.base._strings
+        self._strings: BtfStrings = BtfStrings(data, strings_at, str_len, below)
         if str_len or self.base is None:
             if str_len == 0 or data[strings_at + str_len - 1]:
                 raise BtfError(self.name, strings_at, "the strings do not end with NUL")
@@ -162,12 +147,12 @@ class Btf:
                 raise BtfError(
                     self.name, strings_at, "the strings do not begin with NUL"
                 )
-        self._sizes = _RecordSizes()
+        self._trailers = _TRAILER.copy()
         if length >= HEADER + 8:
             self._layout(data, order, length)
 
     # struct btf_layout for every kind the writer knew, those unknown here included.
-    def _layout(self, data: bytes, order: str, header: int) -> None:
+    def _layout(self, data: Data, order: str, header: int) -> None:
         layout_off, layout_len = struct.unpack_from(order + "2I", data, HEADER)
         start = header + layout_off
         if start + layout_len > len(data):
@@ -181,34 +166,42 @@ class Btf:
             info_size, element_size = data[at], data[at + 1]
             if info_size % 4 or element_size % 4:
                 raise BtfError(self.name, at, f"kind {kind} is not made of words")
-            self._sizes.once[kind] = 3 + info_size // 4
-            self._sizes.each[kind] = element_size // 4
+            self._trailers[kind] = info_size // 4, element_size // 4
 
     # Offset of every type, in words. The loop is the cost of loading: keep it bare.
     def _index(self) -> array[int]:
-        words, sizes, end = self._words, self._sizes, len(self._words)
-        infos = words[1:]
+        words, end = self._words, len(self._words)
         offsets = array("I", [0])
         append, at = offsets.append, 0
-        try:
-            while True:
-                at += sizes[infos[at]]
-                append(at)
-        except (IndexError, OverflowError):  # the end, or a kind that is not known
-            last = offsets.pop()
-        if last != end:
-            if last < end:
-                offsets.append(last)
-            last = offsets[-1]
-            kind = words[last + 1] >> 24 & 127 if last + 1 < end else Kind.INT
-            reason = (
-                f"kind {kind} is not known"
-                if sizes.once[kind] == _PAST_THE_END
-                else "runs past the end of the type section"
-            )
-            type_id = self.first_id + len(offsets) - 1
-            raise self._error(last, f"type [{type_id}]: {reason}")
+        # By the second word of a type: few of them differ.
+        sizes: dict[int, int] = {}
+        while True:
+            try:
+                while True:
+                    at += sizes[words[at + 1]]
+                    append(at)
+            except KeyError:
+                sizes[words[at + 1]] = self._record_size(words[at + 1], offsets)
+            except IndexError:
+                break
+        if at > end:
+            offsets.pop()
+        if at != end:
+            raise self._type_error(offsets, "runs past the end of the type section")
+        offsets.pop()
         return offsets
+
+    def _record_size(self, info: int, offsets: array[int]) -> int:
+        kind = info >> 24 & 127
+        if kind not in self._trailers:
+            raise self._type_error(offsets, f"kind {kind} is not known")
+        once, each = self._trailers[kind]
+        return 3 + once + each * (info & 0xFFFFFF)
+
+    # About the last of the types at *offsets*.
+    def _type_error(self, offsets: array[int], reason: str) -> BtfError:
+        type_id = self.first_id + len(offsets) - 1
+        return self._error(offsets[-1], f"type [{type_id}]: {reason}")
 
     def _error(self, word: int, reason: str) -> BtfError:
         return BtfError(self.name, self._types_at + 4 * word, reason)
@@ -254,16 +247,10 @@ class Btf:
         return self._offsets[type_id - self.first_id]
 
     def _string(self, offset: int, at: int) -> str:
-        if offset < self._strings_start and self.base is not None:
-            return self.base._string(offset, at)
-        if offset >= self._strings_end:
-            offset -= self._strings_start
-            raise self._error(at, f"name offset {offset:#x} is outside the strings")
-        start = self._strings_at + offset - self._strings_start
-        end = self._data.find(b"\0", start, start + NAME_MAX)
-        if end < 0:
-            raise self._error(at, f"a name is longer than {NAME_MAX} bytes")
-        return self._data[start:end].decode("utf-8", "surrogateescape")
+        try:
+            return self._strings.text(offset)
+        except ValueError as error:
+            raise self._error(at, str(error)) from None
 
     @property
     def words(self) -> array[int]:
@@ -277,8 +264,7 @@ class Btf:
     @property
     def strings(self) -> bytes:
         """The string section, the base's not included."""
-        length = self._strings_end - self._strings_start
-        return self._data[self._strings_at : self._strings_at + length]
+        return bytes(self._strings)
 
     # The words behind a type, one tuple of *width* for each of vlen.
     def _elements(self, type: Type, width: int) -> Iterator[tuple[int, ...]]:
@@ -430,48 +416,8 @@ class Btf:
         With *own* only those of this BTF itself, not those of its base.
         """
         below = () if own or self.base is None else self.base.lookup_all(name, kind)
-        types = tuple(
-            type
-            for type in map(self.__getitem__, self._ids_called(name))
-            if kind is None or type.kind is kind
-        )
-        return below + types
-
-    # In order. A few names are searched for among those of all types; then these are
-    # put into an index, in the time of three searches.
-    def _ids_called(self, name: str) -> list[int]:
-        offsets = set(self._string_offsets(name))
-        if self._searches:
-            self._searches -= 1
-            names = map(self._words.__getitem__, self._offsets)
-            is_called = map(offsets.__contains__, names)
-            return list(compress(count(self.first_id), is_called))
-        if self._ids_by_name is None:
-            self._ids_by_name = self._index_names()
-        found = filter(None, map(self._ids_by_name.get, offsets))
-        return sorted(chain.from_iterable(found))
-
-    def _index_names(self) -> dict[int, list[int]]:
-        ids: dict[int, list[int]] = {}
-        words = self._words
-        for type_id, at in enumerate(self._offsets, self.first_id):
-            if name := words[at]:
-                ids.setdefault(name, []).append(type_id)
-        return ids
-
-    # Every offset at which *name* can be read: nothing forbids a writer to repeat a
-    # string, or to point into the tail of a longer one.
-    def _string_offsets(self, name: str) -> Iterator[int]:
-        if self.base is not None:
-            yield from self.base._string_offsets(name)
-        wanted = name.encode("utf-8", "surrogateescape") + b"\0"
-        if len(wanted) == 1:
-            return
-        end = self._strings_at + self._strings_end - self._strings_start
-        at = self._data.find(wanted, self._strings_at, end)
-        while at >= 0:
-            yield self._strings_start + at - self._strings_at
-            at = self._data.find(wanted, at + 1, end)
+        found = (self[self.first_id + i] for i in self._names.find(name))
+        return (*below, *(t for t in found if kind is None or t.kind is kind))
 
     def validate(self) -> None:
         """Follow every name and reference of this BTF itself; raises BtfError."""

@@ -145,7 +145,7 @@ def _write_types(
         return facts._replace(modules=())
     data = read_btf(path)
     (work / BTF / VMLINUX).write_bytes(data)
-    btfs = [Btf.from_bytes(data, name=VMLINUX)]
+    btfs = [Btf(data, name=VMLINUX)]
     names = []
     for name, module in linux.module_btfs():
         try:
@@ -153,7 +153,7 @@ def _write_types(
         except FileNotFoundError:  # unloaded meanwhile
             continue
         (work / BTF / name).write_bytes(split)
-        btfs.append(Btf.from_bytes(split, base=btfs[0], name=name))
+        btfs.append(Btf(split, base=btfs[0], name=name))
         names.append(name)
     return facts._replace(
         modules=tuple(names), destructors=_destructors(btfs, linux, progress)

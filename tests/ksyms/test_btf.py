@@ -216,6 +216,38 @@ def test_lookup_finds_a_name_in_the_tail_of_another_and_in_a_repeated_string() -
     assert [type.id for type in btf.lookup_all("name")] == [2, 3]
 
 
+@ORDERS
+def test_lookup_finds_the_same_types_however_often_it_is_asked(order: str) -> None:
+    # Of many types the first names are searched for, the others found in an index.
+    writer = BtfWriter(order)
+    writer.integer()
+    strings = bytearray(writer.strings)
+    starts = []
+    for number in range(20_000):
+        if number % 50 == 0:
+            # Offsets whose lowest byte is 0, too.
+            strings += b"\0" * (-len(strings) % 256)
+        starts.append(len(strings))
+        strings += b"name_%d\0" % (number % 15_000)
+    # Tails of another name, and what is no name.
+    starts += [starts[7], starts[7] + 4, starts[7] + 5, 1 << 30]
+    writer.strings = bytes(strings)
+    writer.types += b"".join(
+        struct.pack(order + "3I", start, Kind.TYPEDEF << 24, 1) for start in starts
+    )
+    btf = Btf.from_bytes(writer.to_bytes())
+    expected = {
+        **{f"name_{n}": [n + 2, n + 15_002] for n in range(5, 5_000, 250)},
+        **{f"name_{n}": [n + 2] for n in range(5_000, 15_000, 500)},
+        **{"name_7": [9, 15_009, 20_002], "_7": [20_003], "7": [20_004]},
+        **{"": [], "name_": [], "name_15000": [], "name_7\0name_8": [], "\ud800": []},
+    }
+
+    for _ in range(2):
+        for name, ids in expected.items():
+            assert [type.id for type in btf.lookup_all(name)] == ids
+
+
 def test_size_of_counts_as_libbpf_resolves_sizes() -> None:
     writer = BtfWriter()
     integer = writer.integer()
