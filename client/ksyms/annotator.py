@@ -15,8 +15,9 @@ _WORD = rb"[0-9A-Za-z_]"
 _JSON_LINE = re.compile(
     rb"^[ \t]*(?:\{|\[(?![ \t]*[\d.]+\][ \t]*[^ \t\r,\]])).*$", re.MULTILINE
 )
-# The strings of a line of JSON, and the numbers between them.
-_JSON_NUMBER = re.compile(rb'"(?:[^"\\]|\\.)*"|(?<![\d.eE+-])(\d{2,20})(?![\d.eE])')
+# The strings of a line of JSON (one that does not end is a string to the end), and the
+# numbers between them.
+_JSON_NUMBER = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|(?<![\d.eE+-])(\d{2,20})(?![\d.eE])')
 
 
 class Annotator:

@@ -26,11 +26,11 @@ _NAMED = re.compile(
 _UNSURE = re.compile(_BEFORE + r"(?:\[<[0-9a-f]+>\]\s+)?)\?\s")
 # No address alone on a line is shorter.
 _SHORTEST = 8
-# perf script: ``comm pid/tid [cpu] time: ...``
-_HEADER = re.compile(r"(?P<comm>\S.*?)\s+(?:\d+/)?\d+\s.*:")
+# perf script: ``comm pid/tid [cpu] time: ...``; the kernel's names are no longer.
+_HEADER = re.compile(r"(?P<comm>\S.{0,63}?)\s{1,64}(?:\d+/)?\d+\s.*:")
 # bpftrace: ``@name[comm,`` before a stack, ``, comm]: count`` behind it.
-_MAP_START = re.compile(r"@\w*\[(?P<key>.*?),?\s*$")
-_MAP_END = re.compile(r"\s*(?:,\s*(?P<key>.*?))?\]:\s*(?P<count>\d+)\s*$")
+_MAP_START = re.compile(r"@\w*\[(?P<key>.*)$")
+_MAP_END = re.compile(r"\s*(?:,(?P<key>.*))?\]:\s*(?P<count>\d+)\s*$")
 
 
 _MEMO_SIZE = 1 << 16
@@ -67,12 +67,12 @@ class StackFolder:
             return
         end = _MAP_END.match(line)
         if end and self._frames:
-            self._root = end["key"] or self._root
+            self._root = (end["key"] or "").strip() or self._root
             self._finish(int(end["count"]))
             return
         self._finish(1)
         start = _MAP_START.match(line) or _HEADER.match(line)
-        self._root = start[1] if start else ""
+        self._root = start[1].rstrip().removesuffix(",") if start else ""
 
     def folded(self) -> list[str]:
         """The lines for all stacks so far, sorted."""

@@ -312,6 +312,31 @@ def test_a_text_of_nothing_but_frames_takes_bounded_memory(
     assert line.count(";") < 1 << 12
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{}x", "x{}x", "@[{}x", "@[{},", "cat  1{}:", ", {}]: x", "]:{}x", "]: 1{}x",
+        "\t1{}x", "\tffffffff81000021{}", "[{}1.0] x", "\t[<ffffffff81000021>]{}?",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("filling", [" ", "1", "1 ", ", ", "]: 1", "a+", "[1.0] "])
+def test_no_line_takes_longer_than_it_is_long(
+    symbolizer: Symbolizer, line: str, filling: str
+) -> None:
+    # Were the time the square of the length, it would be minutes.
+    text = line.format(filling * (200_000 // len(filling)))
+
+    folded(symbolizer, text)
+
+
+def test_a_string_without_end_in_json_is_read_once(symbolizer: Symbolizer) -> None:
+    line = b'{"x": 18446744071578845217, "' + b'\\"' * 500_000
+
+    annotated = Annotator(symbolizer).annotate(line)
+
+    assert annotated == line.replace(b"18446744071578845217", b'"vfs_read+0x1/0x100"')
+
+
 # -- the command
 
 
