@@ -64,17 +64,24 @@ class Device:
         already and the flavor minds, ESTALE when the generation is no longer current;
         else what a snapshot may raise.
         """
+        if self.generations.get(number) is None:  # whoever asks, the sweeper too
+            raise self.walks.stale(tid, number)
         self.check_access(tid, flags)
         owner = None
         if tid and self._flavor.is_exclusive:
             owner = self._processes.identify(tid)
-        if owner is not None and not self._is_free(owner):
-            if self._processes.asks_for_attributes(tid):
-                raise RefusedError(errno.ENOTTY, "no file attributes", quiet=True)
-            raise RefusedError(
-                errno.EBUSY, f"process {owner.tgid} has the device open already"
-            )
-        generation = self.walks.opened(tid, number)
+        try:
+            if owner is not None and not self._is_free(owner):
+                raise RefusedError(
+                    errno.EBUSY, f"process {owner.tgid} has the device open already"
+                )
+            generation = self.walks.opened(tid, number)
+        except RefusedError:
+            if tid and self._processes.asks_for_attributes(tid):
+                raise RefusedError(
+                    errno.ENOTTY, "no file attributes", quiet=True
+                ) from None
+            raise
         handle = Handle(generation, owner)
         self._last += 1
         self._handles[self._last] = handle

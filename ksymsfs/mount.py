@@ -80,7 +80,9 @@ def serve(filesystem: Filesystem, mountpoint: str, binding: ModuleType) -> None:
         "noexec": True,
         "use_ino": True,
         "attr_timeout": _NEVER,
-        "entry_timeout": 0,
+        # What a name stands for never changes either. When it stands for nothing any
+        # more, OPEN says so, and Linux asks again.
+        "entry_timeout": 0 if _FREEBSD else _NEVER,
     }
     operations: object = _Operations(filesystem)
     if not hasattr(binding, "fuse_version_major"):  # fusepy
@@ -126,9 +128,10 @@ class _Callable(_Operations):
 class Sweeper:
     """Has the kernel forget generations that are gone.
 
-    Its inode and its page cache of each would stay until memory runs short. Looking
-    the name up again is all it takes: the server answers ESTALE, and the kernel drops
-    the entry. That must not be done in a callback, which would wait for itself.
+    Its inode and its page cache of each would stay until memory runs short. To try and
+    open it is all it takes: the server answers ESTALE, the kernel asks for the name
+    again, and drops it. That must not be done in a callback, which would wait for
+    itself.
     """
 
     def __init__(self, mountpoint: str) -> None:
@@ -147,6 +150,6 @@ class Sweeper:
         while True:
             path = self._mountpoint + snapshot_path(self._gone.get())
             try:
-                os.lstat(path)
+                os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
             except OSError as error:
                 log.debug("swept %s: %s", path, error.strerror)

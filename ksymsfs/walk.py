@@ -1,10 +1,11 @@
 """What threads were told on their way along the path, from the link to a snapshot.
 
-An open of the device is three requests: READLINK of the link, LOOKUP of the generation
-that it names, OPEN. The symbols may change between any two. The answer to that is
-ESTALE, for which the kernel walks the path again (fs/namei.c do_filp_open), but only
-once: the second time, the generation that READLINK named is good, for it was current
-while the open was under way.
+An open of the device is two requests: READLINK of the link, and OPEN of the generation
+that it names; between them comes LOOKUP where the kernel does not know that name yet.
+The symbols may change between any two. The answer to that is ESTALE, for which the
+kernel walks the path again, asking for every name (fs/namei.c do_filp_open,
+LOOKUP_REVAL), but only once: the second time, the generation that READLINK named is
+good, for it was current while the open was under way.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ MOST = 1024
 @dataclass(slots=True)
 class _Walk:
     since: float
-    seen: int = 0  # the number that LOOKUP found last
+    seen: int = 0  # the number that LOOKUP found after an ESTALE
     stale: bool = False  # an ESTALE was answered: this is the second walk
     kept: Generation | None = None  # what READLINK named in the second walk
 
@@ -47,6 +48,7 @@ class Walks:
         """The current generation, for the READLINK with which a walk begins."""
         is_second = (walk := self._walks.get(tid)) is not None and walk.stale
         self._forget(tid)
+        self._forget_old()
         current = self._generations.current()
         if is_second:
             self._generations.hold(current)
@@ -60,47 +62,51 @@ class Walks:
         """
         generation = self._generations.get(number)
         if generation is not None:
-            self._walk(tid).seen = number
+            if tid in self._walks:
+                self._walks[tid].seen = number
             return generation
         if self._generations.was(number):
-            raise self._stale(tid, number)
+            raise self.stale(tid, number)
         raise RefusedError(errno.ENOENT, f"no generation {number}", quiet=True)
 
     def opened(self, tid: int, number: int) -> Generation:
         """The generation of this number, for an OPEN by thread *tid*.
 
         It is the current one, or the one that the second walk was led to, or one that
-        is open somewhere and is opened through /proc/PID/fd, without a walk. Raises
-        RefusedError ESTALE for any other.
+        is open somewhere and is opened through /proc/PID/fd: to that the second walk
+        leads without a LOOKUP. Raises RefusedError ESTALE for any other.
         """
-        walk = self._walk(tid)
+        walk = self._walks.get(tid) or _Walk(0)
         if walk.kept is not None and walk.kept.number == number:
             generation: Generation | None = walk.kept
         else:
             generation = self._generations.confirm(number)
-            if generation is None and walk.seen != number:
+            if generation is None and walk.stale and walk.seen != number:
                 generation = self._generations.get(number)
         if generation is None:
-            raise self._stale(tid, number)
+            raise self.stale(tid, number)
         self._generations.hold(generation)
         self._forget(tid)
         return generation
 
-    def _stale(self, tid: int, number: int) -> RefusedError:
+    def stale(self, tid: int, number: int) -> RefusedError:
+        """The ESTALE with which thread *tid* is sent on a second walk."""
         walk = self._walk(tid)
         walk.stale, walk.seen = True, 0
         return RefusedError(errno.ESTALE, f"generation {number} is gone", quiet=True)
 
     def _walk(self, tid: int) -> _Walk:
-        now = self._clock()
-        walks = self._walks
+        if tid not in self._walks:
+            self._forget_old()
+            self._walks[tid] = _Walk(self._clock())
+        return self._walks[tid]
+
+    def _forget_old(self) -> None:
+        walks, bound = self._walks, self._clock() - SECONDS
         while walks and (
-            len(walks) > MOST or now - next(iter(walks.values())).since > SECONDS
+            len(walks) >= MOST or next(iter(walks.values())).since < bound
         ):
             self._forget(next(iter(walks)))
-        if tid not in walks:
-            walks[tid] = _Walk(now)
-        return walks[tid]
 
     def _forget(self, tid: int) -> None:
         walk = self._walks.pop(tid, None)

@@ -406,6 +406,19 @@ def test_the_kernels_open_for_file_attributes_is_no_second_open(world: World) ->
     assert failure(world, P) == "EBUSY"
 
 
+def test_nor_is_it_stale_for_who_has_inherited_an_older_generation(
+    world: World,
+) -> None:
+    world.open(P)
+    world.source.state = 2
+    world.walk(P)
+    world.processes.asking_for_attributes.add(Q)
+
+    with pytest.raises(RefusedError) as caught:
+        world.device.open(1, Q, os.O_RDONLY)
+    assert caught.value.errno == errno.ENOTTY
+
+
 # Who may see addresses.
 
 

@@ -172,6 +172,7 @@ def test_listing_snapshots_is_no_step_of_a_walk(mounted: Mounted) -> None:
     mounted.tid = Q
     mounted.resolve()
     mounted.tid = 300
+    assert failure(mounted.fs.open, path, Info()) == "ESTALE"  # and is tried again
     mounted.fs.readdir("/snapshots", Info())
 
     mounted.fs.open(path, Info())  # through /proc/PID/fd: as it is
