@@ -103,14 +103,16 @@ class Processes:
 
     def identify(self, tid: int) -> ProcessId | None:
         """The process of thread *tid*; None when it cannot be seen."""
-        with _unless_gone():
+        try:
             tgid = tid
             if not self._is_first_thread(tid):
                 tgid = int(self._status(tid, b"Tgid"))
             stat = _read(f"{self._root}/{tgid}/stat")
             # The command, field 2, may hold anything but ends at the last ")".
-            return ProcessId(tgid, int(stat[stat.rindex(b")") + 2 :].split()[19]))
-        return None
+            fields = stat[stat.rindex(b")") + 2 :].split(None, 20)
+            return ProcessId(tgid, int(fields[19]))
+        except _GONE:
+            return None
 
     def _is_first_thread(self, tid: int) -> bool:
         # Signal 0 to thread tid of process tid: is there such a one? Mostly there is;
@@ -130,15 +132,14 @@ class Processes:
             return True
         if restrict > 1:
             return False
-        with _unless_gone():
-            capabilities = self._capabilities(tid)
-            namespace = os.readlink(f"{self._root}/{tid}/ns/user")
+        try:
             # A child namespace's capabilities count for nothing here.
             return (
-                namespace == INITIAL_USER_NAMESPACE
-                and capabilities >> CAP_SYSLOG & 1 == 1
+                self._capabilities(tid) >> CAP_SYSLOG & 1 == 1
+                and os.readlink(f"{self._root}/{tid}/ns/user") == INITIAL_USER_NAMESPACE
             )
-        return False
+        except _GONE:
+            return False
 
     def _capabilities(self, tid: int) -> int:
         # CapEff of status, which takes eight times as long to read: capget(2).
@@ -301,9 +302,10 @@ class Processes:
 
 
 def _sysctl(file: KernelFile) -> int:
-    with _unless_gone():
+    try:
         return int(file.read())
-    return 2  # the most restrictive
+    except _GONE:
+        return 2  # the most restrictive
 
 
 def _read(path: str) -> bytes:
@@ -315,11 +317,12 @@ def _read(path: str) -> bytes:
         os.close(fd)
 
 
+# ValueError: a line that is missing, as of a process that just ends.
+_GONE = (FileNotFoundError, ProcessLookupError, PermissionError, ValueError)
+
+
 def _unless_gone() -> contextlib.suppress:
-    # ValueError: a line that is missing, as of a process that just ends.
-    return contextlib.suppress(
-        FileNotFoundError, ProcessLookupError, PermissionError, ValueError
-    )
+    return contextlib.suppress(*_GONE)
 
 
 def _status_field(text: bytes, name: bytes) -> bytes:

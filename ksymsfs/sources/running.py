@@ -189,7 +189,7 @@ class RunningKernel(Source):
     def _module_state(self) -> tuple[bytes, frozenset[int]] | None:
         # /proc/modules and who is who in it; None: a kernel built without modules.
         try:
-            modules = self._modules.read()
+            modules = self._modules.read_lines()
         except FileNotFoundError:
             return None
         except OSError as error:
