@@ -12,7 +12,6 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ksymsfs import __version__
 from ksymsfs.daemon import detach, notify
 from ksymsfs.device import Device
 from ksymsfs.errors import (
@@ -29,6 +28,7 @@ from ksymsfs.options import (
     add_image_arguments,
     add_source,
     add_source_arguments,
+    add_version_argument,
     flavor_from,
     layout_from,
     source_from,
@@ -115,13 +115,7 @@ def parser() -> ArgumentParser:
         help="the FUSE binding to use: fuse (fusepy), fusepy or mfusepy "
         "(default: the first that works)",
     )
-    parser.add_argument(
-        "-V",
-        "--version",
-        action="version",
-        version=__version__,
-        help="print the version and exit",
-    )
+    add_version_argument(parser)
     add_source_arguments(parser)
     add_image_arguments(parser)
     return parser

@@ -8,12 +8,12 @@ from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
 
-from ksymsfs import __version__
 from ksymsfs.errors import KsymsFSError, SnapshotError
 from ksymsfs.generation import take_snapshot
 from ksymsfs.options import (
     add_image_arguments,
     add_source_arguments,
+    add_version_argument,
     layout_from,
     source_from,
 )
@@ -45,13 +45,7 @@ def parser() -> ArgumentParser:
         metavar="FILE",
         help="where to write it (default, or -: standard output)",
     )
-    parser.add_argument(
-        "-V",
-        "--version",
-        action="version",
-        version=__version__,
-        help="print the version and exit",
-    )
+    add_version_argument(parser)
     add_source_arguments(parser)
     add_image_arguments(parser)
     return parser

@@ -7,6 +7,7 @@ import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 
+from ksymsfs import __version__
 from ksymsfs.errors import OptionError
 from ksymsfs.flavor import FLAVORS, FREEBSD, LAYOUTS, Flavor, Layout
 from ksymsfs.sources import Source
@@ -90,6 +91,17 @@ def add_image_arguments(parser: ArgumentParser) -> None:
         "--layout",
         choices=sorted(LAYOUTS),
         help="the image's layout (default: the flavor's own)",
+    )
+
+
+def add_version_argument(parser: ArgumentParser) -> None:
+    """The option that prints the version and exits."""
+    parser.add_argument(
+        "-V",
+        "--version",
+        action="version",
+        version=__version__,
+        help="print the version and exit",
     )
 
 

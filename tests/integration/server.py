@@ -83,6 +83,24 @@ def nobodys_python() -> str:
     pytest.skip("neither this Python nor /usr/bin/python3 runs for an ordinary user")
 
 
+def as_nobody(
+    *words: str | Path, stdin: bytes = b""
+) -> subprocess.CompletedProcess[str]:
+    """Run Python with *words* as uid 65534; skips as nobodys_python() does."""
+    result = subprocess.run(
+        [nobodys_python(), *words],
+        input=stdin,
+        env=environment(),
+        user=65534,
+        group=65534,
+        extra_groups=[],
+        capture_output=True,
+    )
+    return subprocess.CompletedProcess(
+        result.args, result.returncode, result.stdout.decode(), result.stderr.decode()
+    )
+
+
 def wait_until(condition: object, what: str, seconds: float = 20) -> None:
     """Poll *condition* until it holds; fail the test saying *what* did not come."""
     assert callable(condition)

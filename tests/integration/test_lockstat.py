@@ -20,7 +20,7 @@ from ksyms.contention import WRITE, Waits
 from ksyms.lockstat import LOCK_FRAMES, LockNames, LockStatistics
 from ksyms.perf import Recording
 from ksymsfs.mkksyms import main as mkksyms
-from tests.integration.server import environment, nobodys_python, wait_until
+from tests.integration.server import as_nobody, environment, wait_until
 
 pytestmark = pytest.mark.perf
 
@@ -314,17 +314,8 @@ def _command(pid: int) -> str:
 
 
 def test_an_ordinary_user_is_told_what_it_needs(image: Path) -> None:
-    with image.open("rb") as file:
-        result = subprocess.run(
-            [nobodys_python(), "-m", "ksyms", "-k", "-", "lockstat", "true"],
-            stdin=file,
-            capture_output=True,
-            text=True,
-            env=environment(),
-            user=65534,
-            group=65534,
-            extra_groups=[],
-        )
+    words = ["-m", "ksyms", "-k", "-", "lockstat", "true"]
+    result = as_nobody(*words, stdin=image.read_bytes())
 
     assert result.returncode == 2
     assert result.stderr.startswith("ksyms: recording what all processes do needs root")

@@ -18,9 +18,9 @@ from ksymsfs.daemon import notify
 from tests.integration.server import (
     ROOT,
     Server,
+    as_nobody,
     environment,
     install_command,
-    nobodys_python,
     serving,
     wait_until,
 )
@@ -223,14 +223,7 @@ def confined(without: str = "") -> list[str]:
 
 
 def ask_as_nobody(server: Server) -> list[str]:
-    result = subprocess.run(
-        [nobodys_python(), "-c", _CLIENT, server.device],
-        user=65534,
-        group=65534,
-        extra_groups=[],
-        capture_output=True,
-        text=True,
-    )
+    result = as_nobody("-c", _CLIENT, server.device)
     assert (result.returncode, result.stderr) == (0, "")
     return result.stdout.split()
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from ksyms.advice import advice
 from ksyms.cli import main
-from tests.integration.server import environment, nobodys_python
+from tests.integration.server import as_nobody
 from tests.ksyms.images import kernel_image
 
 
@@ -76,30 +75,21 @@ def test_a_link_to_nothing_is_a_device_that_nobody_serves(
 def test_an_ordinary_user_gets_one_sentence_that_says_what_to_do(
     words: list[str], tmp_path: Path
 ) -> None:
-    python = nobodys_python()
     for folder in (tmp_path, *tmp_path.parents[:2]):
         folder.chmod(0o755)
     tmp_path.chmod(0o777)
 
-    result = subprocess.run(
-        [python, "-m", *(word.format(place=tmp_path) for word in words)],
-        input=kernel_image(),
-        env=environment(),
-        user=65534,
-        group=65534,
-        extra_groups=[],
-        capture_output=True,
-    )
+    words = [word.format(place=tmp_path) for word in words]
+    result = as_nobody("-m", *words, stdin=kernel_image())
 
     assert result.returncode in (1, 2)
-    assert result.stdout == b""
-    (line,) = result.stderr.decode().splitlines()
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
     assert re.search(r"CAP_SYSLOG|CAP_PERFMON", line), line
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")
 def test_an_ordinary_user_is_told_to_be_root(tmp_path: Path) -> None:
-    python = nobodys_python()
     image = tmp_path / "image"
     image.write_bytes(kernel_image())
     image.chmod(0o400)
@@ -107,15 +97,7 @@ def test_an_ordinary_user_is_told_to_be_root(tmp_path: Path) -> None:
     for folder in (tmp_path, *tmp_path.parents[:2]):
         folder.chmod(0o755)
 
-    result = subprocess.run(
-        [python, "-m", "ksyms", "-k", str(tmp_path / "device"), "nm"],
-        env=environment(),
-        user=65534,
-        group=65534,
-        extra_groups=[],
-        capture_output=True,
-        text=True,
-    )
+    result = as_nobody("-m", "ksyms", "-k", tmp_path / "device", "nm")
 
     assert result.returncode == 2
     assert "only root may read it: run as root" in result.stderr

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,7 +17,7 @@ from ksyms.check import Check, Report
 from ksyms.cli import main
 from ksyms.report.html import html_page
 from ksyms.report.junit import junit_xml
-from tests.integration.server import ROOT, environment, nobodys_python
+from tests.integration.server import ROOT, as_nobody
 from tests.ksyms import bpf_cases
 from tests.ksyms.images import kernel_image
 
@@ -196,18 +195,7 @@ def test_an_ordinary_user_may_check_objects() -> None:
     demo = ROOT / "tests/data/demo"
     table = ["--kallsyms", str(demo / "kallsyms.txt")]
 
-    result = subprocess.run(
-        [
-            *(nobodys_python(), "-m", "ksyms", "bpf", "check"),
-            *(str(demo / "trace.bpf.o"), *table),
-        ],
-        env=environment(),
-        user=65534,
-        group=65534,
-        extra_groups=[],
-        capture_output=True,
-        text=True,
-    )
+    result = as_nobody("-m", "ksyms", "bpf", "check", demo / "trace.bpf.o", *table)
 
     assert (result.returncode, result.stderr) == (1, "")
     assert "extern 'vfs_poll' (strong): not resolved" in result.stdout

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 
 from ksyms.cli import main
 from ksyms.doctor import Finding, Machine, examine
-from tests.integration.server import environment, nobodys_python
+from tests.integration.server import as_nobody
 from tests.ksyms.images import kernel_image
 
 FILES = {
@@ -169,7 +168,6 @@ def test_doctor_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")
 def test_what_an_ordinary_user_may_not_look_at_is_a_finding(tmp_path: Path) -> None:
-    python = nobodys_python()
     for name in ("proc/sys/kernel", "sys/kernel/tracing/events", "sys/kernel/btf"):
         (tmp_path / name).mkdir(parents=True)
     for name in ("proc", "sys/kernel", "sys/kernel/tracing"):
@@ -183,15 +181,7 @@ def test_what_an_ordinary_user_may_not_look_at_is_a_finding(tmp_path: Path) -> N
         print(*(f.status for f in examine(Machine(root), f"{root}/sys/kernel/ksyms")))
     """
 
-    result = subprocess.run(
-        [python, "-c", code, str(tmp_path)],
-        env=environment(),
-        user=65534,
-        group=65534,
-        extra_groups=[],
-        capture_output=True,
-        text=True,
-    )
+    result = as_nobody("-c", code, tmp_path)
 
     assert result.stderr == ""
     assert "missing" in result.stdout.split()
