@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from tests.integration.server import ROOT, wait_until
 from vagrant.vmtest.kernel import Kernel
 from vagrant.vmtest.machine import LOST, Machine, shell_command
 
@@ -100,6 +105,49 @@ def test_a_guest_that_hangs_is_lost(
 
     assert hurried.run("true") == LOST
     assert f"vmtest: guest lost: {reason}\n" in capfd.readouterr().err
+
+
+RUN = """
+from pathlib import Path
+import sys
+from vagrant.vmtest.kernel import Kernel
+from vagrant.vmtest.machine import Machine
+here = Path(sys.argv[1])
+Machine(Kernel(here), b"initrd", here / "userland", here).run("true")
+"""
+
+
+def has_ended(pid: int) -> bool:
+    try:
+        return not Path(f"/proc/{pid}/cmdline").read_bytes()  # a zombie has none
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_a_guest_ends_with_the_process_that_runs_it(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    write_qemu(tmp_path, f"echo $$ >{tmp_path}/new; mv {tmp_path}/new {tmp_path}/pid\n")
+    with (tmp_path / "qemu-system-x86_64").open("a") as script:
+        script.write("exec sleep 1000\n")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    vmtest = subprocess.Popen(
+        [sys.executable, "-c", RUN, tmp_path],
+        cwd=ROOT,
+        env={**os.environ, "PATH": path, "TMPDIR": str(scratch)},
+    )
+    wait_until((tmp_path / "pid").exists, "a guest")
+    guest = int((tmp_path / "pid").read_text())
+
+    vmtest.send_signal(number)
+    status = vmtest.wait(timeout=20)
+
+    wait_until(lambda: has_ended(guest), "the guest's end")
+    assert status == (-9 if number == signal.SIGKILL else 128 + number)
+    assert (number == signal.SIGKILL) == any(scratch.iterdir())
 
 
 def test_the_guest_has_no_network_and_cannot_write_the_checkout_or_the_image(

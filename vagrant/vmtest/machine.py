@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn
 
 from vagrant.vmtest.kernel import Kernel
 from vagrant.vmtest.parts import require
@@ -43,9 +45,13 @@ class Machine:
         """Boots, runs the shell *command* in the checkout, and gives its status.
 
         The command's output goes to the standard streams while it runs. A guest that
-        panics or is out of time gives 125, with the end of its console on stderr.
+        panics or is out of time gives 125, with the end of its console on stderr. The
+        guest does not outlive this process, however that ends.
         """
-        with tempfile.TemporaryDirectory(prefix="ksymsfs-vm.") as scratch:
+        with (
+            _signals_unwind(),
+            tempfile.TemporaryDirectory(prefix="ksymsfs-vm.") as scratch,
+        ):
             result = Path(scratch, "result")
             result.mkdir()
             (result / "command").write_text(command + "\n")
@@ -69,6 +75,8 @@ class Machine:
         }[self.accel]
         kernel = self.kernel.vmlinuz if self.kaslr else self.kernel.vmlinux
         return [
+            # Ended with its parent, though that be killed.
+            *(require("setpriv"), "--pdeathsig", "KILL"),
             *(require("qemu-system-x86_64"), *accel),
             *("-machine", "pc,graphics=off", "-smp", "2", "-m", "1024"),
             *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
@@ -112,6 +120,20 @@ class Machine:
         if self.times:
             spent = time.monotonic() - started
             print(f"vmtest: {what} after {spent:.2f} s", file=sys.stderr)
+
+
+@contextmanager
+def _signals_unwind() -> Iterator[None]:
+    # Signals that would end the process at once raise SystemExit instead.
+    def end(number: int, frame: object) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    before = {n: signal.signal(n, end) for n in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 # x86-64-v2, which current wheels are built for, and a random number generator, without

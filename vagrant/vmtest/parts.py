@@ -22,6 +22,7 @@ PACKAGES = {
     "dpkg-deb": "dpkg",
     "depmod": "kmod",
     "zstd": "zstd",
+    "setpriv": "util-linux",
     "/usr/share/keyrings/debian-archive-keyring.gpg": "debian-archive-keyring",
 }
 
