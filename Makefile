@@ -13,6 +13,12 @@ TEST_PACKAGES = $(DEMO_PACKAGES) bpftool clang-19 gcc gdb fish jq kmod libbpf-de
 	systemd zsh
 BENCH_PACKAGES = $(TEST_PACKAGES) libfuse-dev libfuse3-dev python3-bpfcc
 
+# Guests are booted only where CI asks for them.
+VM_PACKAGES = genext2fs kmod mmdebstrap qemu-system-x86 zstd
+ifneq (,$(findstring vm,$(KSYMSFS_REQUIRE)))
+TEST_PACKAGES += $(VM_PACKAGES) vagrant vagrant-libvirt
+endif
+
 VENV = .venv
 PYTHON = $(VENV)/bin/python
 
@@ -39,7 +45,6 @@ bench:
 
 # GUESTS: any of bookworm (6.1), trixie (6.12), bullseye (its 5.10 kernel).
 GUESTS = bookworm
-VM_PACKAGES = genext2fs kmod mmdebstrap qemu-system-x86 zstd
 
 vmtest:
 	@.ci/setup $(VENV) $(VM_PACKAGES)

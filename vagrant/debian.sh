@@ -8,7 +8,7 @@ apt-get -q update
 # Trixie calls libfuse2 libfuse2t64.
 libfuse2=$(apt-cache search --names-only '^libfuse2(t64)?$' | cut -d' ' -f1)
 apt-get -qy install --no-install-recommends \
-    binutils bpftool fuse3 gcc kmod libc6-dev "$libfuse2" python3-pip python3-venv
+    binutils bpftool fuse3 gcc kmod libc6-dev libelf-dev "$libfuse2" python3-pip python3-venv
 
 [ -x /opt/ksymsfs/bin/python3 ] || python3 -m venv /opt/ksymsfs
 /opt/ksymsfs/bin/pip install -q -e '/ksymsfs[fuse3,test]'

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -56,17 +53,3 @@ def test_a_guest_that_hangs_is_ended() -> None:
 
     assert done.returncode == 125
     assert "not finished after 30 s" in done.stderr
-
-
-@pytest.mark.skipif(not shutil.which("vagrant"), reason="vagrant is not installed")
-def test_vagrant_finds_no_fault_in_the_vagrantfile(tmp_path: Path) -> None:
-    done = subprocess.run(
-        ["vagrant", "validate", "--ignore-provider"],
-        cwd=CHECKOUT / "vagrant",
-        env={**os.environ, "VAGRANT_HOME": str(tmp_path / "home")}
-        | {"VAGRANT_DOTFILE_PATH": str(tmp_path / "dot")},
-        capture_output=True,
-        text=True,
-    )
-
-    assert done.returncode == 0, done.stderr
