@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import time
 from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from ksymsfs.sources.modules import Module, parse_modules, require_settled
 
 _CHUNK = 1 << 12  # the kernel gives a page at a time, whatever is asked for
 _LOOK = 16 * _CHUNK  # bytes between two looks at the modules, read in a millisecond
+_PATIENCE = 0.1  # seconds; for less, mostly, a module is Loading or Unloading
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +107,7 @@ class RunningKernel(Source):
         grace period (kernel/module/main.c do_init_module): more than a few pages take.
         """
         text, states = self._read_kallsyms()
-        if {*states} != {self._state()}:
+        if len({*states}) != 1:
             raise SourceChangingError(self.name, "the symbols changed while being read")
         _, modules, watched, events = states[0]
         listed: list[Module] = []
@@ -145,29 +147,41 @@ class RunningKernel(Source):
 
     def _read_kallsyms(self) -> tuple[bytes, list[_State]]:
         # The table, and states: one from before the kernel looked for the first line
-        # with a module (a tab is in it), and more while it gave those lines. None at
-        # all where they came earlier than the last time.
+        # with a module (a tab is in it), some from while it gave those lines, and one
+        # from behind the last. None at all where they came earlier than the last time.
         # It looks for the first one a read too early, for the line behind a full page,
         # and remembers where it found none (kernel/kallsyms.c pos_mod_end).
         self.kallsyms_reads += 1
-        pages, chunks, states = self._pages(), list[bytes](), list[_State]()
-        length, first, due = 0, 0, self._own_length - 2 * _CHUNK
+        pages, chunks = self._pages(), list[bytes]()
+        looks: list[tuple[int, _State]] = []
+        length, due = 0, self._own_length - 2 * _CHUNK
         while True:
             if length >= due:
-                if not states:
-                    first = length
-                states.append(self._state())
+                if not looks:
+                    self._wait_for_modules()
+                looks.append((length, self._state()))
                 due = length + _LOOK
             chunk = next(pages, b"")
             if not chunk:
                 break
             chunks.append(chunk)
             length += len(chunk)
+        # Before anything else: to join the chunks takes as long as their end took.
+        looks.append((length, self._state()))
         text = b"".join(chunks)
         tab = text.find(b"\t")
         self._own_length = length if tab < 0 else text.rfind(b"\n", 0, tab) + 1
+        first, _ = looks[0]
         is_late = first > max(self._own_length - _CHUNK, 0)
-        return text, [] if is_late else states
+        return text, [] if is_late else [state for _, state in looks]
+
+    def _wait_for_modules(self) -> None:
+        # Have the ones that are being loaded or unloaded settle, within reason.
+        end = time.monotonic() + _PATIENCE
+        while (state := self._module_state()) and time.monotonic() < end:
+            if state[0].count(b" Live ") == state[0].count(b"\n"):
+                break
+            time.sleep(_PATIENCE / 50)
 
     def _pages(self) -> Iterator[bytes]:
         try:

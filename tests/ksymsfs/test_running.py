@@ -100,6 +100,19 @@ def test_a_module_in_motion_is_no_consistent_snapshot(
         take_snapshot(kernel.source())
 
 
+def test_a_module_that_settles_soon_is_waited_for(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel.load("x", "Unloading")
+    monkeypatch.setattr("time.sleep", lambda _: kernel.load("y", "Live"))
+    source = kernel.source()
+
+    _, files = take_snapshot(source)
+
+    assert [file.name for file in files] == ["kernel", "y", "x"]
+    assert source.kallsyms_reads == 1
+
+
 def test_a_kernel_without_modules_has_no_proc_modules(kernel: Kernel) -> None:
     (kernel.proc / "modules").unlink()
     kernel.write("kallsyms", "ffffffff81000000 T _text\n")
