@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--boot-limit", type=float, default=60, metavar="S", help="seconds to a shell"
     )
     parser.add_argument(
-        "--limit", type=float, default=600, metavar="S", help="seconds in all"
+        "--limit", type=float, default=1800, metavar="S", help="seconds in all"
     )
     parser.add_argument(
         "--times", action="store_true", help="say how long booting and the run took"

@@ -37,7 +37,7 @@ class Machine:
     kaslr: bool = False
     # Seconds from QEMU's start to the command's, and to the end of the run.
     boot_limit: float = 60
-    limit: float = 600
+    limit: float = 1800
     # Say on stderr how long booting and the command took.
     times: bool = False
 
