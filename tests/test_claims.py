@@ -164,7 +164,7 @@ CLAIMS: dict[str, list[str]] = {
     "The system finds all": [
         "integration/test_service.py::"
         "test_systemd_runs_the_unit_with_all_its_restrictions",
-        "integration/test_fstab.py::test_a_line_of_fstab_does_it",
+        "test_examples.py::test_the_line_of_fstab_that_is_shown_serves_the_device",
     ],
     "What a program that knows": [
         "conformance/test_differences.py::test_every_row_is_tried"

@@ -11,6 +11,8 @@ import pytest
 from tests.examples import (
     CONTENDED,
     ISOLATED,
+    PAGES,
+    ROOT,
     Example,
     Outcome,
     commands,
@@ -140,6 +142,27 @@ def test_the_examples_for_root_work_in_their_order(
 
     for command, outcome in zip(lines, outcomes, strict=True):
         check(command, outcome, place)
+
+
+@pytest.mark.fuse
+@pytest.mark.kernel
+def test_the_line_of_fstab_that_is_shown_serves_the_device(place: Path) -> None:
+    readme = (ROOT / "README.md").read_text()
+    shown = re.findall(r"^    (ksymsfs .* fuse\.ksymsfs .*)$", readme, re.M)
+    shown += re.findall(r"^\.Dl (ksymsfs .*)$", PAGES["ksymsfs.8"].read_text(), re.M)
+    if shutil.which("mount.fuse") is None:
+        pytest.skip("there is no mount.fuse (Debian: fuse3)")
+    assert len(set(shown)) == 1
+    (place / "fstab").write_text(f"{shown[0]}\n")
+    lines = ["mount -a -T fstab", "head -c 4 /dev/ksyms", "umount /run/ksymsfs"]
+
+    outcomes = run(lines, place, first=ISOLATED, prefix=["unshare", "-m"])
+
+    assert outcomes == [
+        Outcome(0, "", ""),
+        Outcome(0, "\x7fELF", ""),
+        Outcome(0, "", ""),
+    ]
 
 
 def test_what_is_about_the_machine_is_told_from_what_is_not() -> None:
