@@ -42,6 +42,14 @@ _MAINS = {
 }
 
 
+# A build whose jobs wait for each other: all write to one file.
+MAKEFILE = """\
+all: 1 2 3 4
+1 2 3 4:
+	@dd if=/dev/zero of=one bs=8M count=12 conv=notrunc status=none
+"""
+
+
 class Example(NamedTuple):
     """A line for the shell, and whether it is about the machine it runs on."""
 
@@ -129,7 +137,7 @@ def write_files(directory: Path) -> None:
         assert outcome == Outcome(0, "", ""), outcome
     (directory / "addresses").write_text("ffffffff816b8a0c\n0xffffffffc0201142\n")
     (directory / "oops.txt").write_text("RIP: 0010:0xffffffff816b8a0c\n")
-    (directory / "Makefile").write_text("all: 1 2 3\n1 2 3:\n\t@echo $@\n")
+    (directory / "Makefile").write_text(MAKEFILE)
 
     vmlinux().write(directory / "vmlinux")
     dummy_ko().write(directory / "dummy.ko")
@@ -186,9 +194,10 @@ CONTENDED = """
 touch busy
 while [ -e busy ]; do
     for writer in 1 2 3 4; do
-        dd if=/dev/zero of=contended bs=8M count=4 conv=notrunc status=none &
+        dd if=/dev/zero of=contended bs=8M count=2 conv=notrunc status=none &
     done
     wait
+    sleep 0.2
 done &
 """
 

@@ -94,13 +94,12 @@ def test_the_examples_for_everybody_work(
         check(command, outcome, place)
 
 
-def records(name: str) -> bool:
-    """Whether perf(1) is needed."""
-    return any(re.search(r"\b(perf|lockstat) ", line) for line in LIVE[name])
+def runs(name: str, program: str) -> bool:
+    return any(re.search(rf"\b{program} ", line) for line in LIVE[name])
 
 
 def needs(name: str) -> list[pytest.MarkDecorator]:
-    perf = [pytest.mark.perf] if records(name) else []
+    perf = [pytest.mark.perf] if runs(name, "(perf|lockstat)") else []
     return [pytest.mark.fuse, pytest.mark.kernel, *perf]
 
 
@@ -136,7 +135,7 @@ def test_the_examples_for_root_work_in_their_order(
     first = [] if "ksymsfs" in name else ["ksymsfs"]
     lines = [with_proof(command) for command in (*first, *LIVE[name])]
 
-    setup = ISOLATED + CONTENDED * records(name)
+    setup = ISOLATED + CONTENDED * runs(name, "lockstat")
 
     outcomes = run(lines, place, first=setup, prefix=["unshare", "-m"])
 

@@ -20,7 +20,7 @@ import pytest
 from ksyms.cli import COMMANDS
 from ksyms.contention import KINDS
 from tests.completions import programs
-from tests.examples import PAGES
+from tests.examples import MAKEFILE, PAGES
 from tests.integration.server import install_commands
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -150,11 +150,7 @@ def lockstat_report(text: str) -> dict[str, tuple[int, list[Row]]]:
 
 @pytest.fixture
 def build(shell: dict[str, object]) -> None:
-    # A build whose jobs wait for each other: all write to one file.
-    job = "dd if=/dev/zero of=one bs=8M count=12 conv=notrunc status=none"
-    jobs = " ".join(f"job{number}" for number in range(4))
-    makefile = f"all: {jobs}\n{jobs}:\n\t@{job}\n"
-    Path(str(shell["cwd"]), "Makefile").write_text(makefile)
+    Path(str(shell["cwd"]), "Makefile").write_text(MAKEFILE)
 
 
 def test_the_report_of_lockstat_adds_up() -> None:
