@@ -293,6 +293,11 @@ def test_the_image_comes_from_the_environment(
     assert capsys.readouterr().out.endswith("_text\n")
 
 
+def test_standard_input_is_not_both_image_and_addresses(capsys: Captured) -> None:
+    assert main(["-k", "-", "addr2sym"]) == 2
+    assert "both image and addresses" in capsys.readouterr().err
+
+
 def test_the_image_comes_from_standard_input(
     stdin: io.BytesIO, capsys: Captured
 ) -> None:

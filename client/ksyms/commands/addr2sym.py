@@ -62,6 +62,11 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Answer args.addresses, or standard input, and return the exit code."""
+    if args.ksyms == "-" and not args.addresses:
+        print(
+            "ksyms: standard input cannot be both image and addresses", file=sys.stderr
+        )
+        return 2
     answers = _Answers(read_image(args.ksyms), args)
     if args.json or args.json_lines:
         from ksyms.output import print_records
