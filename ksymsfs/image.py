@@ -6,7 +6,6 @@ ksyms_emit), to the byte. Pure: same input, same bytes.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -126,27 +125,13 @@ def build_image(files: Sequence[LinkerFile], fmt: ElfFormat) -> bytes:
     symsize = sum(len(f.symtab) for f in files) * fmt.symentsize
     strsize = string_size(files)
     header = image_header(fmt, symsize, strsize)
-    # BytesIO gives its bytes away without a copy, if it had their size from the start.
-    image = io.BytesIO()
-    image.seek(len(header) + symsize + strsize - 1)
-    image.write(b"\0")
-    image.seek(0)
-    image.write(header)
+    symtabs, stroff = [], 0
     for file in files:
-        image.write(np.ascontiguousarray(file.symtab).data)
-    for file in files:
-        image.write(file.strtab)
-    _move_names(files, fmt, image.getbuffer()[len(header) : len(header) + symsize])
-    return image.getvalue()
-
-
-def _move_names(
-    files: Sequence[LinkerFile], fmt: ElfFormat, symtab: memoryview
-) -> None:
-    st_name = np.frombuffer(symtab, fmt.sym_dtype)["st_name"]
-    first = stroff = 0
-    for file in files:
-        last = first + len(file.symtab)
+        symtab = np.ascontiguousarray(file.symtab)
         if stroff:
-            st_name[first:last] += stroff
-        first, stroff = last, stroff + len(file.strtab)
+            # As bytes: numpy would copy the fields one by one.
+            symtab = symtab.view(np.uint8).copy().view(symtab.dtype)
+            symtab["st_name"] += stroff
+        symtabs.append(symtab.data)
+        stroff += len(file.strtab)
+    return b"".join([header, *symtabs, *(file.strtab for file in files)])

@@ -22,11 +22,9 @@ _LINE = re.compile(
     rb"(?:[\t ]+\[(?P<module>[^\0- \]]+)\])?"
 )
 _SUFFIX = re.compile(rb"\t\[[^\0- \]]+\]\n")
-_LETTERS = np.zeros(256, bool)
-_LETTERS[list(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz?")] = True
+_LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz?"
 
 _PIECE = 1 << 18  # so many bytes are parsed at a time
-_LINES = 1 << 12  # so many names are copied at a time
 _BLOCK = 64  # most names are shorter
 
 
@@ -35,10 +33,10 @@ class Columns(NamedTuple):
 
     address: _Array
     letter: _Array
-    name: _Array
-    """Where the name starts, from the start of the text."""
-    length: _Array
-    """The name's bytes, with the one that ends it."""
+    start: _Array
+    """Where in `names` the name starts, and, one item more, where the last one ends."""
+    names: _Array
+    """The bytes of all names, each followed by NUL."""
 
     def __len__(self) -> int:
         return len(self.address)
@@ -47,7 +45,15 @@ class Columns(NamedTuple):
         """The columns of these stretches of lines, put together."""
         if all(a[1] == b[0] for a, b in pairwise(runs)):
             return self  # as they are
-        return Columns(*(np.concatenate([c[a:b] for a, b in runs]) for c in self))
+        length = np.concatenate([np.diff(self.start[a : b + 1]) for a, b in runs])
+        return Columns(
+            np.concatenate([self.address[a:b] for a, b in runs]),
+            np.concatenate([self.letter[a:b] for a, b in runs]),
+            np.append(0, np.cumsum(length)).astype(self.start.dtype),
+            np.concatenate(
+                [self.names[self.start[a] : self.start[b]] for a, b in runs]
+            ),
+        )
 
 
 class Run(NamedTuple):
@@ -58,50 +64,14 @@ class Run(NamedTuple):
     last: int
 
 
-def parse_kallsyms(text: bytes, name: str) -> tuple[bytes, Columns, list[Run]]:
-    """The text that was parsed, its columns, and the stretches of modules in it.
+def parse_kallsyms(text: bytes, name: str) -> tuple[Columns, list[Run]]:
+    """The columns of *text* (which errors call *name*), and the stretches of modules.
 
-    It is *text* (which errors call *name*), brought into the kernel's own form if need
-    be. Raises SourceFormatError for a malformed line, or where there is none.
+    Raises SourceFormatError for a malformed line, or where there is none.
     """
-    parsed = _parse(text)
-    if parsed is None:
-        text = _canonical(text, name)
-        parsed = _parse(text)
-        assert parsed is not None
-    return text, *parsed
-
-
-def join_names(text: bytes, columns: Columns) -> tuple[_Array, _Array]:
-    """All names, each followed by NUL; where each starts, and where the last ends.
-
-    Every name is copied with what stands behind it, as a block of fixed size: one
-    vector operation, which goes from the first to the last, so that each block is
-    written over the excess of the one before. Further blocks of longer names come
-    first, for their excess falls on first blocks alone. Names so close to the end of
-    the text that a block would pass it are copied one by one.
-    """
-    offset = np.zeros(len(columns) + 1, np.int64)
-    np.cumsum(columns.length, out=offset[1:])
-    chars = np.frombuffer(text, np.uint8)
-    joined = np.empty(offset[-1] + _BLOCK, np.uint8)
-    source, target = (_unaligned(a, f"V{_BLOCK}") for a in (chars, joined))
-    most = len(source) - 1  # where the last block starts that does not pass the end
-    for at in reversed(range(_BLOCK, int(columns.length.max(initial=0)), _BLOCK)):
-        rows = np.flatnonzero(columns.length > at)
-        target[offset[rows] + at] = source[np.minimum(columns.name[rows] + at, most)]
-    near_end: list[int] = []
-    for at in range(0, len(columns), _LINES):
-        name = columns.name[at : at + _LINES]
-        ends = name + columns.length[at : at + _LINES]
-        if most >= 0:
-            target[offset[at : at + len(name)]] = source[np.minimum(name, most)]
-        near_end += (at + np.flatnonzero(ends > most)).tolist()
-    for row in near_end:
-        start, end = columns.name[row], columns.name[row] + columns.length[row]
-        joined[offset[row] : offset[row + 1]] = chars[start:end]
-    joined[offset[1:] - 1] = 0
-    return joined[: offset[-1]], offset
+    parsed = _parse(text) or _parse(_canonical(text, name))
+    assert parsed is not None
+    return parsed
 
 
 def _parse(text: bytes) -> tuple[Columns, list[Run]] | None:
@@ -110,76 +80,102 @@ def _parse(text: bytes) -> tuple[Columns, list[Run]] | None:
     width = text.find(b" ")
     if width not in (8, 16) or not text.endswith(b"\n"):
         return None
+    # malloc(3) keeps what is freed, to give it out again, unless it is larger than all
+    # that was freed before (mallopt(3), M_MMAP_THRESHOLD). So let it see the largest
+    # one first: this costs nothing, and what follows is not new memory each time.
+    np.empty(len(text), np.uint8)
     room = len(text) // (width + len(" t x\n"))
-    columns = Columns(*(np.empty(room, code) for code in ("u8", "u1", "i8", "i8")))
+    address, letter = np.empty(room, np.uint64), np.empty(room, np.uint8)
+    begin = np.zeros(room + 1, np.uint32 if len(text) < 1 << 32 else np.int64)
+    names = np.empty(len(text) + _BLOCK, np.uint8)
     runs: list[Run] = []
-    lines = start = 0
+    lines = first = 0
     # A piece at a time: the kernel has to find and clear every page of new memory,
     # which costs more than the work on it, but what one piece needed serves the next.
-    scratch = np.empty(_PIECE, bool)
-    while start < len(text):
-        stop = text.rfind(b"\n", start, start + _PIECE) + 1
-        piece = _piece(text, start, stop, width, scratch) if stop else None
-        if piece is None:
+    # Behind it is room for what is copied with its last lines.
+    scratch = np.zeros(_PIECE, bool)
+    piece = np.zeros(_PIECE + _BLOCK, np.uint8)
+    while first < len(text):
+        last = text.rfind(b"\n", first, first + _PIECE) + 1
+        if not last:
             return None
-        fields, found = piece
-        last = lines + len(fields)
-        for column, field in zip(columns, fields, strict=True):
-            column[lines:last] = field
-        for run in found:
-            if (
-                runs
-                and runs[-1].module == run.module
-                and runs[-1].last == lines + run.first
-            ):
-                runs[-1] = runs[-1]._replace(last=lines + run.last)
-            else:
-                runs.append(Run(run.module, lines + run.first, lines + run.last))
-        lines, start = last, stop
-    return Columns(*(column[:lines] for column in columns)), runs
+        chars = piece[: last - first]
+        chars[:] = np.frombuffer(text, np.uint8, len(chars), first)
+        newline = _newlines(chars, scratch)
+        if newline is None:
+            return None
+        # Where the line starts, and the byte behind its name.
+        start, end = np.zeros_like(newline), newline.copy()
+        np.add(newline[:-1], 1, out=start[1:])
+        for suffix, a, b in _suffixes(text, first, chars, newline):
+            if not _SUFFIX.fullmatch(suffix):
+                return None
+            end[a:b] -= len(suffix) - 1
+            _add_run(runs, Run(suffix[2:-2], lines + a, lines + b))
+        rest = Columns(address[lines:], letter[lines:], begin[lines:], names)
+        if not _fill(rest, piece, start, end, width):
+            return None
+        lines, first = lines + len(newline), last
+    begin = begin[: lines + 1]
+    return Columns(address[:lines], letter[:lines], begin, names[: begin[-1]]), runs
 
 
-def _piece(
-    text: bytes, first: int, last: int, width: int, scratch: _Array
-) -> tuple[Columns, list[Run]] | None:
-    # The columns and the modules of whole lines, from first to before last.
-    chars = np.frombuffer(text, np.uint8, last - first, first)
-    newline = _newlines(chars, scratch)
-    if newline is None:
-        return None
-    start = np.empty_like(newline)
-    start[0] = 0
-    np.add(newline[:-1], 1, out=start[1:])
-    name = start + (width + 3)
-    if (name >= newline).any():
-        return None
-    head = _unaligned(chars, f"V{width + 3}")[start].view(np.uint8)
-    head = head.reshape(len(start), width + 3)
-    letter = head[:, width + 1].copy()
-    if not (
-        (head[:, width] == ord(" ")).all()
-        and (head[:, width + 2] == ord(" ")).all()
-        and _LETTERS[letter].all()
-    ):
-        return None
+def _fill(
+    columns: Columns, piece: _Array, start: _Array, end: _Array, width: int
+) -> bool:
+    # Put the fields of the lines of a piece into columns, whose first item is that of
+    # the first line; False where they are not those of kallsyms. Lines go from *start*,
+    # their names to before *end*. Every byte of them is looked at.
+    lines = len(start)
+    address, letter, begin, names = columns
+    digits = _unaligned(piece, f"V{width}")[start]
     try:
-        digits = binascii.unhexlify(np.ascontiguousarray(head[:, :width]).data)
+        value = binascii.unhexlify(digits.data)
     except binascii.Error:
-        return None
-    runs, tabs, length = [], 0, newline - name + 1
-    for suffix, at, end in _suffixes(text, first, chars, newline):
-        if not _SUFFIX.fullmatch(suffix):
-            return None
-        runs.append(Run(suffix[2:-2], at, end))
-        length[at:end] -= len(suffix) - 1
-        tabs += end - at
-    # No other space, NUL or control character: readers would cut names there.
-    blank = np.count_nonzero(np.less_equal(chars, ord(" "), out=scratch[: len(chars)]))
-    if blank != 3 * len(newline) + tabs or (length <= 1).any():
-        return None
-    address = np.frombuffer(digits, f">u{width // 2}")
-    name += first
-    return Columns(address, letter, name, length), runs
+        return False
+    address[:lines] = np.frombuffer(value, f">u{width // 2}")
+    at = start + width
+    is_space = piece[at] == ord(" ")
+    at += 1
+    letter[:lines] = piece[at]
+    at += 1
+    is_space &= piece[at] == ord(" ")
+    at += 1
+    if not is_space.all() or letter[:lines].tobytes().translate(None, _LETTERS):
+        return False
+    length = end - at
+    if (length <= 0).any():
+        return False
+    length += 1
+    piece[end] = 0
+    target = np.zeros(lines + 1, np.int64)
+    np.cumsum(length, out=target[1:])
+    own = names[begin[0] : begin[0] + target[-1] + _BLOCK]
+    begin[1 : lines + 1] = target[1:] + begin[0]
+    _copy_names(own, target[:-1], piece, at, length)
+    # Other spaces and control characters: readers would cut names there.
+    return int(np.count_nonzero(own[: target[-1]] <= ord(" "))) == lines
+
+
+def _copy_names(
+    names: _Array, target: _Array, chars: _Array, source: _Array, length: _Array
+) -> None:
+    # The strings of *length* at *source* of chars to *target* of names, one after the
+    # other. Every one is copied with what stands behind it, as a block of fixed size:
+    # one vector operation, which goes from the first to the last, so that each block
+    # is written over the excess of the one before. Further blocks of longer names come
+    # first, for their excess falls on first blocks alone.
+    blocks, places = (_unaligned(a, f"V{_BLOCK}") for a in (chars, names))
+    for at in reversed(range(_BLOCK, int(length.max()), _BLOCK)):
+        rows = np.flatnonzero(length > at)
+        places[target[rows] + at] = blocks[source[rows] + at]
+    places[target] = blocks[source]
+
+
+def _add_run(runs: list[Run], run: Run) -> None:
+    if runs and runs[-1].module == run.module and runs[-1].last == run.first:
+        run = run._replace(first=runs.pop().first)
+    runs.append(run)
 
 
 def _newlines(chars: _Array, scratch: _Array) -> _Array | None:
@@ -192,11 +188,13 @@ def _newlines(chars: _Array, scratch: _Array) -> _Array | None:
     np.equal(chars, ord("\n"), out=is_newline[: len(chars)])
     word = is_newline.view("<u8")
     rows = np.flatnonzero(word != 0)
-    if np.count_nonzero(is_newline) != len(rows):
+    ones = word[rows]
+    if (ones & (ones - np.uint64(1))).any():
         return None
-    byte = word[rows] * np.uint64(0x0001020304050607) >> np.uint64(56)
+    ones *= np.uint64(0x0001020304050607)
+    ones >>= np.uint64(56)
     rows *= 8
-    rows += byte.astype(np.int64)
+    rows += ones.view(np.int64)
     return rows
 
 
@@ -207,7 +205,7 @@ def _suffixes(
     # from *first*.
     tab = text.find(b"\t", first, first + len(chars))
     while tab >= 0:
-        line = int(np.searchsorted(newline, tab - first))
+        line = int(newline.searchsorted(tab - first))
         suffix = text[tab : first + int(newline[line]) + 1]
         count = _count_same(chars, newline[line:], suffix)
         yield suffix, line, line + count
@@ -218,13 +216,15 @@ def _suffixes(
 def _count_same(chars: _Array, newline: _Array, suffix: bytes) -> int:
     # How many lines from the first of *newline* on end in suffix. So many are compared
     # at a time as have been alike so far.
-    ends = _unaligned(chars, f"S{len(suffix)}")
+    ends = _unaligned(chars, f"V{len(suffix)}")
     count, most = 0, 256
     while count < len(newline):
-        some = newline[count : count + most]
-        same = ends[some - (len(suffix) - 1)] == suffix
-        if not same.all():
-            return count + int(same.argmin())
+        some = newline[count : count + most] - (len(suffix) - 1)
+        wanted = np.frombuffer(suffix * len(some), np.uint8)
+        differs = ends[some].view(np.uint8) != wanted
+        other = int(differs.argmax())
+        if differs[other]:
+            return count + other // len(suffix)
         count, most = count + len(some), 2 * most
     return count
 

@@ -19,6 +19,7 @@ from ksymsfs.sources.module_parts import part_ends
 _Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 PAGE = 4096
+_FEW = 16
 _TOP = 2**64 - 1
 
 
@@ -49,16 +50,20 @@ def symbol_sizes(
     extents = [e for e in extents if e.symbols.start != e.symbols.stop]
     end = np.empty_like(address)
     end[:-1] = address[1:]
-    for has_parts, group in groupby(extents, key=lambda extent: extent.has_parts):
-        if has_parts:
-            # All at once. Where two of them meet, the next loop puts it right.
-            modules = list(group)
-            first, last = modules[0].symbols.start, modules[-1].symbols.stop
-            counts = [e.symbols.stop - e.symbols.start for e in modules]
-            most = np.repeat(np.array([e.size for e in modules], np.uint64), counts)
-            end[first : last - 1] = part_ends(
-                address[first:last], section[first:last], apart=apart, most=most[:-1]
-            )
+    modules = [
+        batch
+        for has_parts, group in groupby(extents, key=lambda extent: extent.has_parts)
+        if has_parts
+        for batch in _batches(list(group))
+    ]
+    for batch in modules:
+        # All at once. Where two of them meet, the next loop puts it right.
+        first, stop = batch[0].symbols.start, batch[-1].symbols.stop
+        counts = [e.symbols.stop - e.symbols.start for e in batch]
+        most = np.repeat(np.array([e.size for e in batch], np.uint64), counts)
+        end[first : stop - 1] = part_ends(
+            address[first:stop], section[first:stop], apart=apart, most=most[:-1]
+        )
     for extent in extents:
         top, bound = int(address[extent.symbols.stop - 1]), extent.address + extent.size
         if (apart and extent.has_parts) or not extent.address <= top < bound:
@@ -67,12 +72,17 @@ def symbol_sizes(
     # Of symbols at one address, all end where the last one does.
     is_alias = address[:-1] == address[1:]
     is_alias[[e.symbols.stop - 1 for e in extents[:-1]]] = False
-    for row in reversed(np.flatnonzero(is_alias).tolist()):
-        end[row] = end[row + 1]
+    aliases = np.flatnonzero(is_alias)
+    last = aliases[np.diff(aliases, append=-1) != 1]
+    end[aliases] = end[last[np.searchsorted(last, aliases)] + 1]
     end -= address
-    for extent in extents:
-        if extent.has_parts:
-            # Offsets into every CPU's own memory; no address of any part.
-            own = extent.symbols
-            end[own][section[own] == SHN.ABS] = 0
+    for batch in modules:
+        # Offsets into every CPU's own memory; no address of any part.
+        own = slice(batch[0].symbols.start, batch[-1].symbols.stop)
+        end[own][section[own] == SHN.ABS] = 0
     return end
+
+
+def _batches(extents: list[Extent]) -> list[list[Extent]]:
+    # A few at a time: what they need then stays in the cache.
+    return [extents[at : at + _FEW] for at in range(0, len(extents), _FEW)]
