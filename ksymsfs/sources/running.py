@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 import time
@@ -60,7 +59,11 @@ class RunningKernel(Source):
         self._events_cpus = b""
         self._use_events = events
         self._refusal = ""
-        self._own_length = 0
+        # The lines of the kernel's own symbols, how often they were others than the
+        # last time, and the linker file that they make.
+        self._own = b""
+        self._own_changes = 0
+        self._kernel: LinkerFile | None = None
 
     @property
     def name(self) -> str:
@@ -106,7 +109,7 @@ class RunningKernel(Source):
         that its own init function refused has not, but stays in the list for an RCU
         grace period (kernel/module/main.c do_init_module): more than a few pages take.
         """
-        text, states = self._read_kallsyms()
+        rest, states = self._read_kallsyms()
         if len({*states}) != 1:
             raise SourceChangingError(self.name, "the symbols changed while being read")
         _, modules, watched, events = states[0]
@@ -114,9 +117,7 @@ class RunningKernel(Source):
         if modules is not None:
             listed = parse_modules(modules[0], self._modules.path)
             require_settled(listed, self._modules.path)
-        files = kallsyms_linker_files(
-            text, listed, self.format, name=str(self._kallsyms)
-        )
+        files = self._linker_files(rest, listed)
         for file in files:
             if file.name == "bpf":
                 _shorten(file, jited_lengths())
@@ -129,7 +130,7 @@ class RunningKernel(Source):
                 self._kallsyms,
             )
             self._refusal = ""
-        changes = _digest(text) if self._events is None else events
+        changes = self._digest(rest) if self._events is None else events
         return (modules, watched, changes), files
 
     def close(self) -> None:
@@ -145,16 +146,34 @@ class RunningKernel(Source):
             self._events = None
             self._events_cpus = b""
 
+    def _linker_files(self, rest: bytes, modules: list[Module]) -> list[LinkerFile]:
+        # Those of all lines. The kernel's own are nearly all, and the same each time:
+        # their linker file is made once.
+        def of(text: bytes) -> list[LinkerFile]:
+            return kallsyms_linker_files(
+                text, modules, self.format, name=str(self._kallsyms)
+            )
+
+        if self._own and rest:
+            if self._kernel is None:
+                self._kernel = of(self._own)[0]
+            kernel, *others = of(rest)
+            if len(kernel.symtab) == 2:  # none of its lines is among the rest
+                return [self._kernel, *others]
+        return of(self._own + rest)
+
     def _read_kallsyms(self) -> tuple[bytes, list[_State]]:
-        # The table, and states: one from before the kernel looked for the first line
-        # with a module (a tab is in it), some from while it gave those lines, and one
-        # from behind the last. None at all where they came earlier than the last time.
-        # It looks for the first one a read too early, for the line behind a full page,
-        # and remembers where it found none (kernel/kallsyms.c pos_mod_end).
+        # The table behind the kernel's own lines (_own), and states: one from before
+        # the kernel looked for the first line with a module (a tab is in it), some from
+        # while it gave those lines, and one from behind the last. None at all where
+        # they came earlier than the last time. It looks for the first one a read too
+        # early, for the line behind a full page, and remembers where it found none
+        # (kernel/kallsyms.c pos_mod_end).
         self.kallsyms_reads += 1
         pages, chunks = self._pages(), list[bytes]()
         looks: list[tuple[int, _State]] = []
-        length, due = 0, self._own_length - 2 * _CHUNK
+        length, due = 0, len(self._own) - 2 * _CHUNK
+        same = 0  # so many bytes are those of _own
         while True:
             if length >= due:
                 if not looks:
@@ -164,16 +183,31 @@ class RunningKernel(Source):
             chunk = next(pages, b"")
             if not chunk:
                 break
-            chunks.append(chunk)
             length += len(chunk)
+            if not chunks and self._own.startswith(chunk, same):
+                same = length
+            else:
+                chunks.append(chunk)
         # Before anything else: to join the chunks takes as long as their end took.
         looks.append((length, self._state()))
-        text = b"".join(chunks)
-        tab = text.find(b"\t")
-        self._own_length = length if tab < 0 else text.rfind(b"\n", 0, tab) + 1
+        rest = self._without_own(same, b"".join(chunks))
         first, _ = looks[0]
-        is_late = first > max(self._own_length - _CHUNK, 0)
-        return text, [] if is_late else [state for _, state in looks]
+        is_late = first > max(len(self._own) - _CHUNK, 0)
+        return rest, [] if is_late else [state for _, state in looks]
+
+    def _without_own(self, same: int, text: bytes) -> bytes:
+        # What comes after the kernel's own lines in the first *same* bytes of the ones
+        # from the last time and *text*.
+        end = len(self._own) - same
+        if text.startswith(self._own[same:]) and _has_module(text, end):
+            return text[end:]
+        text = self._own[:same] + text
+        tab = text.find(b"\t")
+        end = len(text) if tab < 0 else text.rfind(b"\n", 0, tab) + 1
+        self._own = text[:end]
+        self._own_changes += 1
+        self._kernel = None
+        return text[end:]
 
     def _wait_for_modules(self) -> None:
         # Have the ones that are being loaded or unloaded settle, within reason.
@@ -254,11 +288,17 @@ class RunningKernel(Source):
         # What differs after a symbol came or went.
         if self._events is not None:
             return self._events.value()
-        return _digest(self._read_kallsyms()[0])
+        return self._digest(self._read_kallsyms()[0])
+
+    def _digest(self, rest: bytes) -> Hashable:
+        import hashlib  # 3 MiB of OpenSSL, which are seldom needed
+
+        return self._own_changes, hashlib.blake2b(rest).digest()
 
 
-def _digest(text: bytes) -> bytes:
-    return hashlib.blake2b(text).digest()
+def _has_module(text: bytes, start: int) -> bool:
+    # Whether the line there, if there is one, names a module.
+    return start == len(text) or b"\t" in text[start : text.find(b"\n", start)]
 
 
 def _shorten(file: LinkerFile, lengths: dict[int, int]) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from ksymsfs.errors import RestrictedError, SnapshotError, SourceError
 from ksymsfs.generation import Generations, take_snapshot
+from ksymsfs.linker import LinkerFile
 from ksymsfs.sources import ksymbol_events, running
+from ksymsfs.sources.kallsyms import kallsyms_linker_files
+from ksymsfs.sources.modules import parse_modules
 from ksymsfs.sources.running import RunningKernel
 
 TABLE = """\
@@ -120,6 +123,39 @@ def test_a_kernel_without_modules_has_no_proc_modules(kernel: Kernel) -> None:
     _, (file,) = kernel.source().snapshot()
 
     assert file.name == "kernel"
+
+
+def test_every_snapshot_is_that_of_the_table_whatever_was_read_before(
+    kernel: Kernel,
+) -> None:
+    def said(files: Sequence[LinkerFile]) -> list[tuple[str, bytes, bytes]]:
+        return [(f.name, f.symtab.tobytes(), f.strtab) for f in files]
+
+    source = kernel.source()
+    own = OWN + "ffffffff81fffff0 t last\n"
+    tables = [
+        *(own, own + MODULE, own + MODULE.replace("t", "T"), own, OWN + MODULE),
+        *(own + MODULE, OWN, own, own.replace("_9\n", "_8\n"), MODULE, own + MODULE),
+        *(own + MODULE + "ffffffff82000000 t stray\n", own + MODULE, MODULE + own),
+    ]
+    for table in tables:
+        kernel.write("kallsyms", table)
+        modules = parse_modules((kernel.proc / "modules").read_bytes())
+        files = kallsyms_linker_files(table.encode(), modules, source.format)
+
+        assert said(take_snapshot(source)[1]) == said(files)
+
+
+def test_the_kernels_own_symbols_are_the_same_object_while_they_do_not_change(
+    kernel: Kernel,
+) -> None:
+    source = kernel.source()
+    _, (before, *_) = source.snapshot()
+    kernel.write("kallsyms", TABLE + "ffffffffc0201000 t bpf_prog_1_y\t[bpf]\n")
+
+    _, (after, *_) = source.snapshot()
+
+    assert after is before
 
 
 def test_a_failing_kallsyms_is_named_with_the_reason(kernel: Kernel) -> None:
