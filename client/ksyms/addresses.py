@@ -8,18 +8,19 @@ from ksyms.image import Image
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from ksyms.listed import ListedSymbols
     from ksyms.ranges import Ranges
 
-# After so many addresses one by one, cutting up the whole address space pays; after so
-# many more, so does a look at the page of each before the bisection.
-_FIRST_ADDRESSES, _FIRST_CUT = 256, 8192
+# After so many addresses one by one, in 2 us each, cutting up the whole address space
+# pays, in 25 ms for 120,000 symbols.
+_FIRST_ADDRESSES = 8192
 # More stretches of symbols than that are not looked through one by one.
 _MOST_RUNS = 512
 
 PAGE_SHIFT = 12
+_MOST_PAGES = 1 << 16
 _TOP = 0xFFFFFFFFFFFFFFFF
 
 
@@ -53,10 +54,7 @@ class AddressIndex:
         # follows each (-1: nobody's), and which of them lie in a page.
         self.bounds: Sequence[int] = ()
         self.owners: Sequence[int] = ()
-        self.whole = (0, 0)
-        self._until_pages = _FIRST_CUT
-        no_pages: dict[int, tuple[int, int]] = {}
-        self.span_of: Callable[[int], tuple[int, int] | None] = no_pages.get
+        self.spans = _Spans(self.bounds)
 
     @property
     def ranges(self) -> Ranges:
@@ -97,7 +95,7 @@ class AddressIndex:
         if not 0 <= address <= _TOP:
             return -1
         if self._left > 0:
-            self._left -= 1
+            self._left -= 1 + len(self._runs) // 16
             return self._find_in_runs(address)
         position = self.position(address)
         return self.owners[position]
@@ -106,43 +104,43 @@ class AddressIndex:
         """The index of the bound that *address* follows; cuts up the address space."""
         if not self.bounds:
             self._cut()
-        self._until_pages -= 1
-        if self._until_pages == 0:
-            self._paginate()
-        low, high = self.span_of(address >> PAGE_SHIFT) or self.whole
+        low, high = self.spans[address >> PAGE_SHIFT]
         return bisect_right(self.bounds, address, low, high) - 1
 
     def _find_in_runs(self, address: int) -> int:
         value = self._image.st_value
-        found, found_start = -1, -1
-        for low, high, first, end in self._runs:
+        found, found_start, found_run = -1, -1, -1
+        for run, (low, high, first, end) in enumerate(self._runs):
             if low <= address < high:
                 last = bisect_right(value, address, first, end)
-                index = self._first_covering(address, value[last - 1], first, last)
+                index = self._first_covering(address, last - 1, first, last)
                 if index >= 0 and value[index] > found_start:
-                    found, found_start = index, value[index]
+                    found, found_start, found_run = index, value[index], run
         # Symbols of ELF files may nest: the nearest may have ended where one before it
         # has not. Look at all that start where the one found does, or behind it; in a
-        # kernel's own table these are its aliases, or without one found, all for
-        # nothing.
-        for low, _, first, end in self._runs:
-            if low <= address and value[end - 1] >= found_start:
+        # kernel's own table there are none in other runs, or without one found, all
+        # for nothing.
+        for run, (low, _, first, end) in enumerate(self._runs):
+            if low <= address and value[end - 1] >= found_start and run != found_run:
                 near = bisect_left(value, found_start, first, end)
                 last = bisect_right(value, address, near, end)
                 self._left -= (last - near) // 256
                 index = self._last_covering(address, near, last)
                 if index < 0:
                     continue
-                index = self._first_covering(address, value[index], near, last)
+                index = self._first_covering(address, index, near, last)
                 if value[index] > found_start or index < found:
                     found, found_start = index, value[index]
         return found
 
-    def _first_covering(self, address: int, start: int, first: int, last: int) -> int:
-        # Of the symbols at start, among those from first to last, the first that covers
-        # the address; -1 if none does.
-        image = self._image
-        for index in range(bisect_left(image.st_value, start, first, last), last):
+    def _first_covering(self, address: int, at: int, first: int, last: int) -> int:
+        # Of the symbols that start where that at *at* does, among those from first to
+        # last, the first that covers the address; -1 if none does.
+        image, start = self._image, self._image.st_value[at]
+        while at > first and image.st_value[at - 1] == start:
+            at -= 1
+        self._left -= (last - at) // 64
+        for index in range(at, last):
             if image.st_value[index] != start:
                 break
             if address - start < image.st_size[index] and image.is_place(index):
@@ -178,11 +176,20 @@ class AddressIndex:
             flat = ranges.bounds.tolist(), owners.tolist()
         # Bisecting a list would miss the cache at each step.
         self.bounds, self.owners = array("Q", flat[0]), flat[1]
-        self.whole = (0, len(self.bounds))
+        self.spans = _Spans(self.bounds)
 
-    def _paginate(self) -> None:
-        # With the bounds that lie in an address's page, bisecting starts close.
-        pages = sorted({bound >> PAGE_SHIFT for bound in self.bounds})
-        starts = [bisect_left(self.bounds, page << PAGE_SHIFT) for page in pages]
-        spans = zip(starts, [*starts[1:], len(self.bounds)], strict=True)
-        self.span_of = dict(zip(pages, spans, strict=True)).get
+
+class _Spans(dict[int, tuple[int, int]]):
+    # Page -> which bounds lie in it, from where to before where: bisecting these takes
+    # half the time of bisecting all.
+    def __init__(self, bounds: Sequence[int]) -> None:
+        super().__init__()
+        self._bounds = bounds
+
+    def __missing__(self, page: int) -> tuple[int, int]:
+        if len(self) >= _MOST_PAGES:
+            self.clear()
+        low = bisect_left(self._bounds, page << PAGE_SHIFT)
+        high = bisect_left(self._bounds, (page + 1) << PAGE_SHIFT, low)
+        self[page] = low, high
+        return low, high

@@ -21,11 +21,12 @@ def flat_bounds(image: Image) -> tuple[list[int], list[int]] | None:
     owners: list[int] = []
     end = 0
     for index in sorted(range(len(value)), key=value.__getitem__):
-        if not size[index]:
+        length = size[index]
+        if not length:
             continue
         start = value[index]
         if start < end:
-            if bounds[-1] == start and end == start + size[index]:
+            if bounds[-1] == start and end == start + length:
                 continue
             return None
         if start > end:
@@ -33,7 +34,7 @@ def flat_bounds(image: Image) -> tuple[list[int], list[int]] | None:
             owners.append(-1)
         bounds.append(start)
         owners.append(index)
-        end = start + size[index]
+        end = start + length
     if end < _END:
         bounds.append(end)
         owners.append(-1)

@@ -318,14 +318,14 @@ class Image:
     def unplaced(self) -> Iterator[int]:
         """The indexes of the symbols that name no address: see `is_place`."""
         yield from self.mapping_symbols
-        kinds = self._kinds.tolist()
-        for kind in set(kinds):
-            index = kinds.index(kind)
-            if not self._has_place(index):
-                yield index
-                for _ in range(kinds.count(kind) - 1):
-                    index = kinds.index(kind, index + 1)
-                    yield index
+        for info in set(self.st_info):
+            if info & 15 in NO_PLACE:
+                yield from indexes(self.st_info, bytes([info]))
+        shndx = self.st_shndx.tobytes()
+        for wanted in (SHN_UNDEF, SHN_COMMON):
+            for at in indexes(shndx, wanted.to_bytes(2, sys.byteorder)):
+                if at % 2 == 0 and self.st_info[at // 2] & 15 not in NO_PLACE:
+                    yield at // 2
 
     @property
     def has_ascii_names(self) -> bool:

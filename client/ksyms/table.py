@@ -96,6 +96,7 @@ class SymbolTable(Sequence[Symbol]):
         self._unambiguous: dict[str, Symbol] = {}
         # By the bounds of self._addresses, where they were asked for; None elsewhere.
         self._owners: list[Symbol | None] = [None]
+        self._bounds, self._spans = self._addresses.bounds, self._addresses.spans
         self._until_all = _FIRST_SYMBOLS
         self._memo = _Memo(self)
 
@@ -164,9 +165,8 @@ class SymbolTable(Sequence[Symbol]):
 
         Raises AddressNotFoundError where no symbol does.
         """
-        index = self._addresses
-        low, high = index.span_of(address >> PAGE_SHIFT) or index.whole
-        symbol = self._owners[bisect_right(index.bounds, address, low, high) - 1]
+        low, high = self._spans[address >> PAGE_SHIFT]
+        symbol = self._owners[bisect_right(self._bounds, address, low, high) - 1]
         if symbol is None:
             symbol = self._owner(address)
         return _new(Symbolized, (address, symbol))
@@ -228,36 +228,32 @@ class SymbolTable(Sequence[Symbol]):
 
     def _owner(self, address: int) -> Symbol:
         index, address = self._addresses, as_int(address)
-        at, owner = -1, -1
         if not index.bounds:
             owner = index.find(address)
-        elif 0 <= address <= _TOP:
-            at = index.position(address)
-            owner = index.owners[at]
-        if index.bounds and len(self._owners) == 1:
+            if owner < 0:
+                raise AddressNotFoundError(address)
+            return self._symbol(owner)
+        if not self._bounds:
+            self._bounds, self._spans = index.bounds, index.spans
             self._owners = [None] * (len(index.bounds) + 1)
-        if owner < 0:
+        at = index.position(address)
+        if not 0 <= address <= _TOP or index.owners[at] < 0:
             raise AddressNotFoundError(address)
-        symbol = self._symbol(owner)
-        if at >= 0:
-            self._remember(at, symbol)
+        symbol = self._symbol(index.owners[at])
+        self._remember(at, symbol)
         return symbol
 
     def _remember(self, at: int, symbol: Symbol) -> None:
         # For symbolize(). After some thousands of them, that of every address.
-        index = self._addresses
-        if len(self._owners) == 1:
-            self._owners = [None] * (len(index.bounds) + 1)
-        self._owners[at] = symbol
         self._until_all -= 1
-        if self._until_all == 0:
+        if self._until_all:
+            self._owners[at] = symbol
+        else:
             self._make_all()
-            self._owners = [
-                *map([*self._symbols, None].__getitem__, index.owners),
-                None,
-            ]
+            symbols = [*self._symbols, None]
+            self._owners = [*map(symbols.__getitem__, self._addresses.owners), None]
         # What is beyond 64 bits lands behind the last bound: it is nobody's.
-        self._owners[len(index.bounds) - 1] = None
+        self._owners[-2] = None
 
     def _all_of(self, indexes: list[int]) -> Iterator[Symbol]:
         # The names of many are faster made together, and within bounds.

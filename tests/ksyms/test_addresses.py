@@ -33,10 +33,10 @@ TOP = 2**64 - 1
 
 @pytest.fixture(autouse=True, scope="module")
 def soon_indexed() -> Iterator[None]:
-    """Let the index be made in the second round, the rest of it in the third."""
+    """Let the index be made in the second round, and have room for few pages."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ksyms.addresses, "_FIRST_ADDRESSES", 3 * len(PROBES) // 2)
-        patch.setattr(ksyms.addresses, "_FIRST_CUT", len(PROBES))
+        patch.setattr(ksyms.addresses, "_MOST_PAGES", 2)
         patch.setattr(ksyms.table, "_FIRST_SYMBOLS", 3)
         yield
 
