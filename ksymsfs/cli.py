@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import logging
 import logging.handlers
 import os
@@ -41,6 +42,10 @@ log = logging.getLogger(__name__)
 
 DEFAULT_MOUNTPOINT = "/run/ksymsfs"
 DEFAULT_DEVICE = "/dev/ksyms"
+
+# mallopt(3)
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_LARGE = 2 << 20
 
 _EXAMPLES = """\
 examples:
@@ -189,6 +194,7 @@ def _serve(
     # Imported here: without libfuse, --help and mkksyms still work.
     from ksymsfs.mount import BINDINGS, Sweeper, caller_of, load_binding, serve
 
+    _give_memory_back()
     mountpoint = Mountpoint(args.paths[-1] if args.paths else DEFAULT_MOUNTPOINT)
     link = None if args.device == "none" else os.path.abspath(args.device)
     sweeper = Sweeper(mountpoint.path)
@@ -245,6 +251,15 @@ def _serve(
     finally:
         source.close()
     return 0
+
+
+def _give_memory_back() -> None:
+    # glibc keeps what was freed for what comes next: of a server that waits for years,
+    # images of the past. Other libraries give large blocks back by themselves.
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _LARGE)
+        mallopt(_M_TRIM_THRESHOLD, _LARGE)
 
 
 def _try(generations: Generations) -> None:
