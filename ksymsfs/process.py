@@ -16,6 +16,7 @@ import functools
 import os
 import platform
 import struct
+import time
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -44,6 +45,8 @@ _AT_FDCWD, _AT_STATX_DONT_SYNC = -100, 0x4000
 _ATTRIBUTE_REQUESTS = {
     *(0x80086601, 0x80046601, 0x40086602, 0x40046602, 0x801C581F, 0x401C5820),
 }
+
+_LOOKS = 100  # at a thread that has made a request and still runs
 
 
 class ProcessId(NamedTuple):
@@ -159,6 +162,12 @@ class Processes:
         """
         with contextlib.suppress(OSError, ValueError, IndexError):
             call = _read(f"{self._root}/{tid}/syscall").split()
+            for _ in range(_LOOKS):
+                if call != [b"running"]:
+                    break
+                # It has asked, and is yet to fall asleep until there is an answer.
+                time.sleep(0.001)
+                call = _read(f"{self._root}/{tid}/syscall").split()
             return int(call[2], 16) in _ATTRIBUTE_REQUESTS
         return False
 

@@ -562,3 +562,15 @@ def test_an_open_for_file_attributes_is_known_by_the_ioctl_it_is_for(
         (proc.root / "40/syscall").write_text(text)
 
     assert processes.asks_for_attributes(40) is expected
+
+
+def test_a_thread_that_still_runs_is_looked_at_until_it_waits_for_the_answer(
+    proc: ProcTree, processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proc.process(40)
+    call = proc.root / "40/syscall"
+    call.write_text("running\n")
+    asleep = "16 0x3 0x80086601 0x7ffd0 0x0 0x0 0x0 0x7ffd 0x7f1\n"
+    monkeypatch.setattr("time.sleep", lambda _: call.write_text(asleep))
+
+    assert processes.asks_for_attributes(40)
