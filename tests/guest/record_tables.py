@@ -24,11 +24,38 @@ from tests.oracle import Oracle
 # nf_dup_netdev has a per-CPU variable.
 MODULES = ("crc16", "dummy", "ip_vti", "llc", "nf_dup_netdev", "stp")
 
+# What is loaded and unloaded twice, step by step.
+MOVED = "dummy"
+
 MARKS = ("_text", "_stext", "_etext", "_end", "fixed_percpu_data")
 
 
+def record_motion() -> str:
+    """A line a step: uevents so far, inode of /sys/module/NAME, line of /proc/modules.
+
+    A module that is not there has inode 0 and no line.
+    """
+    twice = f"for cycle in 1 2; do modprobe {MOVED}; modprobe -r {MOVED}; done"
+    cycles = subprocess.Popen(["sh", "-c", twice])
+    steps: list[str] = []
+    ended = False
+    while not ended:
+        ended = cycles.poll() is not None
+        modules = Path("/proc/modules").read_text().splitlines()
+        line = next((x for x in modules if x.startswith(f"{MOVED} ")), "")
+        uevents = Path("/sys/kernel/uevent_seqnum").read_text().strip()
+        inode = 0
+        with suppress(FileNotFoundError):
+            inode = Path("/sys/module", MOVED).stat().st_ino
+        step = f"{uevents} {inode} {line}".rstrip()
+        if steps[-1:] != [step]:
+            steps.append(step)
+    return "".join(f"{step}\n" for step in steps)
+
+
 def record() -> dict[str, str]:
-    """File name -> text: the two tables, cut, and the kernel's %pS of module text."""
+    """File name -> text: two tables, cut, the kernel's %pS of module text, a motion."""
+    files = {"motion.txt": record_motion()}
     subprocess.run(["modprobe", "-a", *MODULES], check=True)
     # A trampoline and a kprobe's page: symbols of pseudo modules.
     tracing = Path("/sys/kernel/tracing")
@@ -56,7 +83,7 @@ def record() -> dict[str, str]:
         for line in Path("/proc/modules").read_text().splitlines(keepends=True)
         if line.split()[0] in MODULES
     ]
-    files = {"kallsyms.txt": "".join(kept), "modules.txt": "".join(modules)}
+    files |= {"kallsyms.txt": "".join(kept), "modules.txt": "".join(modules)}
     text = sorted({int(x[:16], 16) for x in kept if x[17] in "tT" and "[" in x})
     try:
         with Oracle() as oracle:

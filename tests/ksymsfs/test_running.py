@@ -8,7 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from ksymsfs.errors import RestrictedError, SnapshotError, SourceError
+from ksymsfs.errors import (
+    RestrictedError,
+    SnapshotError,
+    SourceChangingError,
+    SourceError,
+)
 from ksymsfs.generation import Generations, take_snapshot
 from ksymsfs.linker import LinkerFile
 from ksymsfs.sources import ksymbol_events, running
@@ -364,3 +369,40 @@ def test_a_module_loaded_again_where_it_lay_is_a_new_generation(kernel: Kernel) 
 
     assert second.image == first.image
     assert second.number == first.number + 1
+
+
+@pytest.mark.parametrize("release", ["5.10", "6.1", "6.12"])
+def test_a_recorded_load_is_refused_while_it_lasts_and_each_is_another_generation(
+    release: str, data: Path, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "_PATIENCE", 0)
+    (kernel.sys / "kernel").mkdir()
+    source = kernel.source()
+    calm = (kernel.proc / "modules").read_text()
+    seen: dict[str, list[object]] = {"Live": [], "": []}
+    sizes: dict[str, set[str]] = {}
+    inode = "0"
+    for step in (data / "debian" / release / "motion.txt").read_text().splitlines():
+        uevents, now, *module = step.split()
+        if inode not in ("0", now):
+            (kernel.sys / "module/dummy").rename(kernel.sys / f"module/old{inode}")
+        if now != "0":
+            (kernel.sys / "module/dummy").mkdir(exist_ok=True)
+        inode = now
+        kernel.write("modules", f"{' '.join(module)}\n{calm}")
+        (kernel.sys / "kernel/uevent_seqnum").write_text(f"{uevents}\n")
+        state = module[4] if module else ""
+        if module:
+            sizes.setdefault(state, set()).add(module[1])
+        try:
+            fingerprint, _ = source.snapshot()
+        except SourceChangingError:
+            assert state in ("Loading", "Unloading")
+        else:
+            if fingerprint not in seen[state]:
+                seen[state].append(fingerprint)
+
+    assert len(seen["Live"]) == 2
+    # The init part has left when it is Live, so /proc/modules tells of that, too.
+    assert max(map(int, sizes["Live"])) < max(map(int, sizes["Loading"]))
+    assert len(sizes["Live"]) == 1
