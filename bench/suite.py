@@ -222,7 +222,7 @@ def annotate(bench: Bench, results: Results, rounds: int) -> None:
 def _launcher(bench: Bench) -> Path:
     # What pip makes of the entry point: python -m would read more of the library.
     path = bench.directory / "ksyms"
-    path.write_text("import sys\nfrom ksyms.cli import main\nsys.exit(main())\n")
+    path.write_text("import sys\nfrom ksyms.cli import command\nsys.exit(command())\n")
     return path
 
 

@@ -17,6 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import ArgumentParser
     from types import ModuleType
+    from typing import NoReturn
 
 # A command NAME is the module ksyms.commands.NAME, with configure(parser) and
 # run(args) -> exit code; its docstring is the command's description.
@@ -40,6 +41,19 @@ examples:
   ksyms -k vmlinux nm -n 'vfs_*'       symbols of a file, in address order
   ksyms nm --help                      the options of a command
 """
+
+
+def command() -> NoReturn:
+    """The program ksyms: main(), and an end without Python's own clearing up.
+
+    That takes 2 ms, a tenth of addr2sym: nothing here is left for it to do.
+    """
+    status = main()
+    try:
+        sys.stdout.flush()
+    except OSError:
+        status = status or 2
+    os._exit(status)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -92,7 +92,9 @@ class Image:
         self._read_columns(symtab)
         self._find_linker_files()
         self._find_mapping_symbols()
-        self._letters: dict[int, str] = {}
+        self._letters = _Letters(
+            elf.byteorder, None if self.has_linker_files else self.sections
+        )
         if self._is_restricted():
             raise RestrictedError(
                 f"{path}: every address is 0: the kernel hid them from whoever made the"
@@ -297,30 +299,20 @@ class Image:
 
     def nm_type(self, index: int) -> str:
         """The letter that nm(1), or the kernel's own table, gives a symbol."""
-        return self._letter(self._kinds[index])
-
-    def _letter(self, kind: int) -> str:
-        letter = self._letters.get(kind)
-        if letter is None:
-            from ksyms.nm_type import elf_letter, kallsyms_letter
-
-            info, other, *shndx = kind.to_bytes(4, sys.byteorder)
-            st_shndx = int.from_bytes(shndx, self._elf.byteorder)
-            letter = self._letters[kind] = (
-                kallsyms_letter(info, other, st_shndx)
-                if self.has_linker_files
-                else elf_letter(info, st_shndx, self.sections)
-            )
-        return letter
+        return self._letters[self._kinds[index]]
 
     # -- all of them
+
+    def of_types(self, types: Sequence[int]) -> Iterator[int]:
+        """The indexes of the symbols of these STT_* types, whatever their binding."""
+        for binding in range(16):
+            for type in types:
+                yield from indexes(self.st_info, bytes([binding << 4 | type]))
 
     def unplaced(self) -> Iterator[int]:
         """The indexes of the symbols that name no address: see `is_place`."""
         yield from self.mapping_symbols
-        for info in set(self.st_info):
-            if info & 15 in NO_PLACE:
-                yield from indexes(self.st_info, bytes([info]))
+        yield from self.of_types(NO_PLACE)
         shndx = self.st_shndx.tobytes()
         for wanted in (SHN_UNDEF, SHN_COMMON):
             for at in indexes(shndx, wanted.to_bytes(2, sys.byteorder)):
@@ -368,9 +360,7 @@ class Image:
 
     def nm_types(self, symbols: Sequence[int]) -> list[str]:
         """The letters of the symbols of these indexes."""
-        kinds = take(self._kinds, symbols)
-        letters = {kind: self._letter(kind) for kind in set(kinds)}
-        return list(map(letters.__getitem__, kinds))
+        return list(map(self._letters.__getitem__, take(self._kinds, symbols)))
 
     def place_names(self) -> list[str]:
         """The names of all symbols, "" for those that name no address."""
@@ -387,10 +377,33 @@ class Image:
         )
 
 
+class _Letters(dict[int, str]):
+    # By st_info, st_other and st_shndx taken together. Those of *sections* are nm(1)'s;
+    # without, they are the kernel's own.
+    def __init__(
+        self, byteorder: Literal["little", "big"], sections: list[Section] | None
+    ) -> None:
+        super().__init__()
+        self._byteorder: Literal["little", "big"] = byteorder
+        self._sections = sections
+
+    def __missing__(self, kind: int) -> str:
+        from ksyms.nm_type import elf_letter, kallsyms_letter
+
+        info, other, *shndx = kind.to_bytes(4, sys.byteorder)
+        st_shndx = int.from_bytes(shndx, self._byteorder)
+        letter = self[kind] = (
+            kallsyms_letter(info, other, st_shndx)
+            if self._sections is None
+            else elf_letter(info, st_shndx, self._sections)
+        )
+        return letter
+
+
 def take(column: memoryview, symbols: Sequence[int]) -> list[int]:
-    """What *column* has at the indexes *symbols*; a range is all of them."""
+    """What *column* has at the indexes *symbols*."""
     if isinstance(symbols, range):
-        return column.tolist()
+        return column[symbols.start : symbols.stop].tolist()
     return [column[i] for i in symbols]
 
 

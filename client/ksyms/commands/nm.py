@@ -73,7 +73,8 @@ def run(args: Namespace) -> int:
         lines = iter(_lines(image, names, shown, args))
         # A part at a time takes less memory, and so less time.
         while part := list(islice(lines, _PART)):
-            sys.stdout.write("\n".join(part) + "\n")
+            part.append("")
+            sys.stdout.write("\n".join(part))
     return 1 if args.names and not shown else 0
 
 
@@ -98,9 +99,7 @@ def _chosen(image: Image, names: list[str], args: Namespace) -> list[int]:
     info, shndx, size = image.st_info, image.st_shndx, image.st_size
     hidden = {i for i in indexes(info, b"\0") if image.is_null(i)}
     hidden |= image.mapping_symbols
-    for type_and_bind in set(info):
-        if type_and_bind & 15 in (STT_SECTION, STT_FILE):
-            hidden.update(indexes(info, bytes([type_and_bind])))
+    hidden.update(image.of_types((STT_SECTION, STT_FILE)))
     chosen = list(range(len(image)))
     if len(hidden) < 1000:
         for i in sorted(hidden, reverse=True):
