@@ -78,6 +78,7 @@ class Device:
             generation = self.walks.opened(tid, number)
         except RefusedError:
             if tid and self._processes.asks_for_attributes(tid):
+                self.walks.forget(tid)  # nobody tries again
                 raise RefusedError(
                     errno.ENOTTY, "no file attributes", quiet=True
                 ) from None

@@ -29,8 +29,8 @@ MOST = 1024
 @dataclass(slots=True)
 class _Walk:
     since: float
-    seen: int = 0  # the number that LOOKUP found after an ESTALE
-    stale: bool = False  # an ESTALE was answered: this is the second walk
+    refused: int = 0  # the number of which ESTALE was answered: a second walk follows
+    asked: bool = False  # LOOKUP has found that number since
     kept: Generation | None = None  # what READLINK named in the second walk
 
 
@@ -46,13 +46,13 @@ class Walks:
 
     def named(self, tid: int) -> Generation:
         """The current generation, for the READLINK with which a walk begins."""
-        is_second = (walk := self._walks.get(tid)) is not None and walk.stale
-        self._forget(tid)
+        walk = self._walks.get(tid)
+        self.forget(tid)
         self._forget_old()
         current = self._generations.current()
-        if is_second:
+        if walk is not None and walk.refused:
             self._generations.hold(current)
-            self._walk(tid).kept = current
+            self._walks[tid] = _Walk(self._clock(), kept=current)
         return current
 
     def found(self, tid: int, number: int) -> Generation:
@@ -62,8 +62,9 @@ class Walks:
         """
         generation = self._generations.get(number)
         if generation is not None:
-            if tid in self._walks:
-                self._walks[tid].seen = number
+            walk = self._walks.get(tid)
+            if walk is not None and walk.refused == number:
+                walk.asked = True
             return generation
         if self._generations.was(number):
             raise self.stale(tid, number)
@@ -81,34 +82,32 @@ class Walks:
             generation: Generation | None = walk.kept
         else:
             generation = self._generations.confirm(number)
-            if generation is None and walk.stale and walk.seen != number:
+            if generation is None and walk.refused == number and not walk.asked:
                 generation = self._generations.get(number)
         if generation is None:
             raise self.stale(tid, number)
         self._generations.hold(generation)
-        self._forget(tid)
+        self.forget(tid)
         return generation
 
     def stale(self, tid: int, number: int) -> RefusedError:
-        """The ESTALE with which thread *tid* is sent on a second walk."""
-        walk = self._walk(tid)
-        walk.stale, walk.seen = True, 0
+        """The ESTALE with which thread *tid* is sent on a second walk, but no third."""
+        walk = self._walks.get(tid)
+        self.forget(tid)
+        if walk is None or not walk.asked:
+            self._forget_old()
+            self._walks[tid] = _Walk(self._clock(), number)
         return RefusedError(errno.ESTALE, f"generation {number} is gone", quiet=True)
 
-    def _walk(self, tid: int) -> _Walk:
-        if tid not in self._walks:
-            self._forget_old()
-            self._walks[tid] = _Walk(self._clock())
-        return self._walks[tid]
+    def forget(self, tid: int) -> None:
+        """Thread *tid* walks no more."""
+        walk = self._walks.pop(tid, None)
+        if walk is not None and walk.kept is not None:
+            self._generations.release(walk.kept)
 
     def _forget_old(self) -> None:
         walks, bound = self._walks, self._clock() - SECONDS
         while walks and (
             len(walks) >= MOST or next(iter(walks.values())).since < bound
         ):
-            self._forget(next(iter(walks)))
-
-    def _forget(self, tid: int) -> None:
-        walk = self._walks.pop(tid, None)
-        if walk is not None and walk.kept is not None:
-            self._generations.release(walk.kept)
+            self.forget(next(iter(walks)))

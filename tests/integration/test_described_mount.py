@@ -82,6 +82,30 @@ def test_the_next_open_sees_an_edit_and_an_open_one_does_not(
     assert b"dummy_sent" in after
 
 
+def test_an_older_generation_is_opened_through_proc_but_not_by_its_name(
+    manifest: tuple[Path, Server],
+) -> None:
+    path, server = manifest
+    older = server.device.resolve()
+    holder = subprocess.Popen(
+        ["sh", "-c", 'exec <"$0"; echo; exec sleep 60', server.device],
+        stdout=subprocess.PIPE,
+    )
+    assert holder.stdout
+    with holder, holder.stdout:
+        try:
+            assert holder.stdout.readline() == b"\n"
+            edit(path, "t dummy_xmit", "t dummy_sent")
+            assert b"dummy_sent" in server.device.read_bytes()
+            for _ in range(3):
+                with pytest.raises(OSError) as caught:
+                    older.read_bytes()
+                assert caught.value.errno == errno.ESTALE
+            assert b"dummy_xmit" in Path(f"/proc/{holder.pid}/fd/0").read_bytes()
+        finally:
+            holder.kill()
+
+
 def test_a_module_that_stays_loading_is_enxio_until_it_is_live(
     manifest: tuple[Path, Server],
 ) -> None:

@@ -418,6 +418,11 @@ def test_nor_is_it_stale_for_who_has_inherited_an_older_generation(
         world.device.open(1, Q, os.O_RDONLY)
     assert caught.value.errno == errno.ENOTTY
 
+    world.processes.asking_for_attributes.clear()
+    with pytest.raises(RefusedError) as caught:  # by its name
+        world.device.open(1, Q, os.O_RDONLY)
+    assert caught.value.errno == errno.ESTALE
+
 
 # Who may see addresses.
 

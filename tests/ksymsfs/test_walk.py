@@ -136,9 +136,26 @@ def test_a_stale_generation_by_its_own_path_stays_estale(path: Path) -> None:
     path.change()
 
     # The kernel tries twice, and has asked for the name before, or does so now.
-    assert path.failure(3, number) == errno.ESTALE
-    path.walks.found(3, number)
-    assert path.failure(3, number) == errno.ESTALE
+    for _ in range(3):
+        assert path.failure(3, number) == errno.ESTALE
+        path.walks.found(3, number)
+        assert path.failure(3, number) == errno.ESTALE
+
+
+def test_also_for_who_was_told_so_of_another(path: Path) -> None:
+    gone = path.walk(1)
+    path.change()
+    number = path.walk(1)
+    path.opened(2, path.walk(2))  # keeps it
+    path.change()
+
+    for _ in range(2):
+        # The name that the kernel has is bad, and it asks whether there is a good one.
+        for is_lookup in (False, True, True):
+            assert path.failure(3, gone, lookup=is_lookup) == errno.ESTALE
+        assert path.failure(3, number) == errno.ESTALE
+        path.walks.found(3, number)
+        assert path.failure(3, number) == errno.ESTALE
 
 
 def test_a_stale_generation_through_proc_is_opened_as_it_is(path: Path) -> None:
