@@ -116,7 +116,7 @@ def kallsyms_linker_files(
     address, letter, start, names = columns
     cuts = [(start[b.symbols.start], start[b.symbols.stop]) for b in blocks]
     _sort(filled, address, letter, start)
-    record = _LETTERS.take(letter)
+    record = _LETTERS[letter]
     _place(blocks, marks, address, letter)
     apart = modules is None or _are_apart(blocks, modules, address)
     size = symbol_sizes(address, record["st_shndx"], _extents(filled), apart=apart)

@@ -217,7 +217,7 @@ def _count_same(chars: _Array, newline: _Array, suffix: bytes) -> int:
     # How many lines from the first of *newline* on end in suffix. So many are compared
     # at a time as have been alike so far.
     ends = _unaligned(chars, f"V{len(suffix)}")
-    count, most = 0, 256
+    count, most = 0, 512
     while count < len(newline):
         some = newline[count : count + most] - (len(suffix) - 1)
         wanted = np.frombuffer(suffix * len(some), np.uint8)

@@ -40,7 +40,8 @@ def part_ends(address: _Array, section: _Array, *, apart: bool, most: _Array) ->
     its own page.
     """
     last, following = address[:-1], address[1:]
-    part = np.where(section == ImageSection.BSS, ImageSection.DATA, section)
+    part = section.copy()
+    part[part == ImageSection.BSS] = ImageSection.DATA
     ends = (last | _PAGE) + np.uint64(1)
     crosses = (part[1:] != part[:-1]) & (following > ends)
     # A module's per-CPU symbols are small numbers, far below its other parts.
