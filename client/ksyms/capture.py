@@ -1,12 +1,4 @@
-"""A capture: a kernel's symbols, types and facts in a folder, to be asked elsewhere.
-
-DIR/facts.json      release, machine, destructors ...
-DIR/ksyms           the image of /dev/ksyms, or else
-DIR/kallsyms        the text of /proc/kallsyms, and
-DIR/modules         that of /proc/modules
-DIR/btf/vmlinux     the kernel's BTF
-DIR/btf/MODULE      the split BTF of each module
-"""
+"""Captures a kernel's symbols, types and facts in a folder, to be asked elsewhere."""
 
 from __future__ import annotations
 
@@ -15,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ksyms.btf import Btf
+from ksyms.capture_files import BTF, FACTS, IMAGE, MODULES, TEXT, VMLINUX
 from ksyms.destructor_probe import probe_destructors
 from ksyms.destructors import Destructors, guess_destructors
 from ksyms.errors import CaptureError, RestrictedError
@@ -22,20 +15,6 @@ from ksyms.facts import Facts
 from ksyms.kallsyms import KallsymsImage, KallsymsText
 from ksyms.running import RunningLinux
 from ksyms.vmlinux import read_btf
-
-FACTS, IMAGE, TEXT, MODULES, BTF = "facts.json", "ksyms", "kallsyms", "modules", "btf"
-VMLINUX = "vmlinux"
-
-
-def read_facts(directory: Path) -> Facts:
-    """The facts of the capture in *directory*. Raises CaptureError, OSError."""
-    path = directory / FACTS
-    try:
-        return Facts.from_json(path.read_bytes(), str(path))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise CaptureError(
-            str(directory), f"not a capture: there is no {FACTS} (see ksyms capture)"
-        ) from error
 
 
 def write_capture(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Self
 
 from ksyms.btf import Btf
-from ksyms.capture import BTF, IMAGE, TEXT, VMLINUX, read_facts
+from ksyms.capture_files import BTF, IMAGE, TEXT, VMLINUX, read_facts
 from ksyms.errors import CaptureError
 from ksyms.facts import Facts
 from ksyms.kallsyms import Kallsyms, KallsymsImage, KallsymsText, load_symbols

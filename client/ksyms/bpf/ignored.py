@@ -7,7 +7,6 @@ means them: through typedefs, qualifiers, unions and arrays.
 from __future__ import annotations
 
 from collections.abc import Container, Iterator
-from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from ksyms.bpf.kernel_rules import DEPTH_MAX, POINTER_KINDS, KernelRules
@@ -37,8 +36,7 @@ class Ignored(NamedTuple):
     reason: str
 
 
-@dataclass(frozen=True)
-class _Place:
+class _Place(NamedTuple):
     path: str
     first: str  # the path with [0] for each array, as the finder has it
     offset: int  # from the start of the innermost struct, as the finder asks
@@ -46,18 +44,18 @@ class _Place:
 
     def member(self, name: str, offset: int) -> _Place:
         dot = f".{name}" if name else ""
-        return replace(
-            self, path=self.path + dot, first=self.first + dot, offset=offset
+        return self._replace(
+            path=self.path + dot, first=self.first + dot, offset=offset
         )
 
     def elements(self, nelems: int) -> _Place:
         why = self.why or ("" if nelems else "in an array of no elements")
-        place = replace(self, first=f"{self.first}[0]", why=why)
+        place = self._replace(first=f"{self.first}[0]", why=why)
         span = f"[0..{nelems - 1}]" if nelems > 1 else "[0]" if nelems else "[]"
-        return replace(place, path=self.path + span)
+        return place._replace(path=self.path + span)
 
     def behind(self, why: str) -> _Place:
-        return replace(self, why=self.why or why)
+        return self._replace(why=self.why or why)
 
 
 class IgnoredPointers:
