@@ -57,6 +57,7 @@ class RunningKernel(Source):
         self._inodes: frozenset[int] = frozenset()
         self._events: KsymbolEvents | None = None
         self._events_cpus = b""
+        self._events_begun = 0
         self._use_events = events
         self._refusal = ""
         # The lines of the kernel's own symbols, how often they were others than the
@@ -74,11 +75,11 @@ class RunningKernel(Source):
         return ElfFormat.native()
 
     def fingerprint(self) -> Hashable:
-        """Modules with their identity, the online CPUs, and the symbol events so far.
+        """Modules with their identity, and the symbol events so far on the online CPUs.
 
         A module that was unloaded and loaded again at the same address has a new
-        /sys/module/NAME directory. Events counted on CPUs that have since gone offline
-        are void, so the set of CPUs is part of the value.
+        /sys/module/NAME directory. Where other CPUs are online, counting begins again,
+        and how often it did is part of the value.
         """
         return self._module_state(), self._watch(), self._changes()
 
@@ -267,7 +268,7 @@ class RunningKernel(Source):
         return self._inodes
 
     def _watch(self) -> Hashable:
-        # Have the events of all online CPUs counted; which those are.
+        # Have the events of all online CPUs counted; how often that began.
         if not self._use_events:
             return None
         online = b"0\n"
@@ -282,7 +283,8 @@ class RunningKernel(Source):
                 self._use_events = False
                 return None
             self._events_cpus = online
-        return online, id(self._events)
+            self._events_begun += 1
+        return self._events_begun
 
     def _changes(self) -> Hashable:
         # What differs after a symbol came or went.
