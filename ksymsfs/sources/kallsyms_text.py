@@ -102,7 +102,7 @@ def _parse(text: bytes) -> tuple[Columns, list[Run]] | None:
         chars = piece[: last - first]
         chars[:] = np.frombuffer(text, np.uint8, len(chars), first)
         newline = _newlines(chars, scratch)
-        if newline is None:
+        if newline is None or lines + len(newline) > room:
             return None
         # Where the line starts, and the byte behind its name.
         start, end = np.zeros_like(newline), newline.copy()
@@ -251,6 +251,10 @@ def _canonical(text: bytes, name: str) -> bytes:
         address, letter, symbol, module = match.groups()
         suffix = b"\t[%s]" % module if module else b""
         lines.append(b"%s %s %s%s\n" % (address.zfill(16), letter, symbol, suffix))
+        if len(lines[-1]) > _PIECE:
+            raise SourceFormatError(
+                name, f"line {number}", f"longer than {_PIECE >> 10} KiB"
+            )
     if not lines:
         raise SourceFormatError(name, "", "holds no symbols")
     return b"".join(lines)

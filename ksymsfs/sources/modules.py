@@ -34,7 +34,10 @@ def parse_modules(text: bytes, name: str = "/proc/modules") -> list[Module]:
             continue
         try:
             module, size, _refs, _users, state, address = fields[:6]
-            modules.append(Module(module, int(size), state, int(address, 16)))
+            found = Module(module, int(size), state, int(address, 16))
+            if not 0 <= found.address <= found.address + found.size <= 1 << 64:
+                raise ValueError
+            modules.append(found)
         except ValueError:
             raise SourceFormatError(
                 name,

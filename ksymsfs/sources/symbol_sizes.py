@@ -60,7 +60,8 @@ def symbol_sizes(
         # All at once. Where two of them meet, the next loop puts it right.
         first, stop = batch[0].symbols.start, batch[-1].symbols.stop
         counts = [e.symbols.stop - e.symbols.start for e in batch]
-        most = np.repeat(np.array([e.size for e in batch], np.uint64), counts)
+        sizes = np.array([min(e.size, _TOP) for e in batch], np.uint64)
+        most = np.repeat(sizes, counts)
         end[first : stop - 1] = part_ends(
             address[first:stop], section[first:stop], apart=apart, most=most[:-1]
         )

@@ -226,6 +226,14 @@ def test_a_malformed_line_is_named_by_file_number_and_text(line: bytes) -> None:
     assert repr(line)[2:10].rstrip("'") in str(caught.value)
 
 
+def test_lines_too_short_or_too_long_are_named_however_many() -> None:
+    with pytest.raises(SourceFormatError, match="table: line 2: not an address"):
+        linker_files(b"81000000 T _text\n" + b"81000000\n" * 30_000)
+
+    with pytest.raises(SourceFormatError, match="table: line 2: longer than 256 KiB"):
+        linker_files(b"81000000 T _text\n81000001 T " + b"x" * 300_000)
+
+
 def test_an_empty_table_is_an_error() -> None:
     with pytest.raises(SourceFormatError, match="holds no symbols"):
         linker_files(b"")
@@ -237,6 +245,14 @@ def test_hand_written_addresses_and_a_missing_last_newline_are_understood() -> N
     file = linker_files(text, None)[0]
 
     assert [s[:2] for s in symbols(file)[2:]] == [("a", 0x1000), ("c", 0x2000)]
+
+
+def test_symbols_may_be_as_far_apart_as_addresses_are() -> None:
+    text = b"0000000000000000 t a\t[m]\nffffffffffffffff t b\t[m]\n"
+
+    file = linker_files(text, None)[1]
+
+    assert [s[1] for s in symbols(file)[2:]] == [0, 2**64 - 1]
 
 
 def test_module_names_that_differ_only_in_the_middle_are_told_apart() -> None:
@@ -262,7 +278,17 @@ def test_a_module_in_motion_is_reported(state: str) -> None:
         require_settled(modules, "/proc/modules")
 
 
-@pytest.mark.parametrize("line", [b"x", b"x y 0 - Live 0x0", b"x 1 0 - Live zz"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"x",
+        b"x y 0 - Live 0x0",
+        b"x 1 0 - Live zz",
+        b"x -1 0 - Live 0xffffffffc0000000",
+        b"x 99999999999999999999 0 - Live 0xffffffffc0000000",
+        b"x 1 0 - Live -0x1",
+    ],
+)
 def test_a_malformed_module_line_is_named(line: bytes) -> None:
     with pytest.raises(SourceFormatError, match="mods: line 1: "):
         parse_modules(line, "mods")
