@@ -83,7 +83,9 @@ class Walks:
         else:
             generation = self._generations.confirm(number)
             if generation is None and walk.refused == number and not walk.asked:
-                generation = self._generations.get(number)
+                held = self._generations.get(number)
+                if held and (held.holders or held is self._generations.current()):
+                    generation = held
         if generation is None:
             raise self.stale(tid, number)
         self._generations.hold(generation)
@@ -92,11 +94,12 @@ class Walks:
 
     def stale(self, tid: int, number: int) -> RefusedError:
         """The ESTALE with which thread *tid* is sent on a second walk, but no third."""
-        walk = self._walks.get(tid)
-        self.forget(tid)
-        if walk is None or not walk.asked:
-            self._forget_old()
-            self._walks[tid] = _Walk(self._clock(), number)
+        self._forget_old()
+        walk = self._walks.setdefault(tid, _Walk(self._clock()))
+        if walk.asked:
+            self.forget(tid)
+        else:
+            walk.refused = number
         return RefusedError(errno.ESTALE, f"generation {number} is gone", quiet=True)
 
     def forget(self, tid: int) -> None:

@@ -178,6 +178,26 @@ def test_through_proc_also_by_who_has_just_looked_at_the_device(path: Path) -> N
     assert path.opened(1, number).number == number  # the kernel tries again
 
 
+def test_but_not_what_is_only_named_there_when_the_symbols_have_changed(
+    path: Path,
+) -> None:
+    number = path.walk(1)  # and an O_PATH descriptor holds nothing open
+    path.change()
+
+    assert path.failure(1, number) == errno.ESTALE
+    assert path.failure(1, number) == errno.ESTALE
+
+
+def test_what_is_named_there_is_opened_when_a_change_came_to_nothing(
+    path: Path,
+) -> None:
+    number = path.walk(1)
+    path.source.announced += 1
+
+    assert path.failure(1, number) == errno.ESTALE
+    assert path.opened(1, number).number == number
+
+
 def test_a_generation_that_nobody_has_cannot_be_opened_through_anything(
     path: Path,
 ) -> None:
