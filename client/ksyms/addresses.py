@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # After so many addresses one by one, in 2 us each, cutting up the whole address space
 # pays, in 25 ms for 120,000 symbols.
-_FIRST_ADDRESSES = 8192
+_FIRST_ADDRESSES = 6144
 # More stretches of symbols than that are not looked through one by one.
 _MOST_RUNS = 512
 
@@ -193,3 +193,11 @@ class _Spans(dict[int, tuple[int, int]]):
         high = bisect_left(self._bounds, (page + 1) << PAGE_SHIFT, low)
         self[page] = low, high
         return low, high
+
+    def fill(self) -> None:
+        """Put in all pages that have bounds: one after the other they lie closer."""
+        pages = sorted({bound >> PAGE_SHIFT for bound in self._bounds})
+        if len(pages) < _MOST_PAGES:
+            self.clear()
+            for page in pages:
+                self[page]

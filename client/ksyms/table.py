@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _MEMO_SIZE = 1 << 16
 
 # After so many symbols one by one, making all of them pays.
-_FIRST_SYMBOLS = 8192
+_FIRST_SYMBOLS = 1024
 
 _TOP = 0xFFFFFFFFFFFFFFFF
 _TYPE_OF = bytes(info & 15 for info in range(256))
@@ -250,6 +250,7 @@ class SymbolTable(Sequence[Symbol]):
             self._owners[at] = symbol
         else:
             self._make_all()
+            self._addresses.spans.fill()
             symbols = [*self._symbols, None]
             self._owners = [*map(symbols.__getitem__, self._addresses.owners), None]
         # What is beyond 64 bits lands behind the last bound: it is nobody's.
