@@ -1,6 +1,6 @@
 """ELF's own names (System V gABI, chapters 4 and 5), and a file's section headers.
 
-pyelftools would cost 60 ms at every start.
+For the image path, where pyelftools would cost 60 ms at every start.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ if TYPE_CHECKING:
 
     Data = bytes | mmap.mmap
 
-SHT_NULL, SHT_PROGBITS, SHT_SYMTAB, SHT_STRTAB = 0, 1, 2, 3
-SHT_NOBITS, SHT_REL, SHT_DYNSYM = 8, 9, 11
+SHT_NULL, SHT_SYMTAB, SHT_STRTAB, SHT_NOBITS, SHT_DYNSYM = 0, 2, 3, 8, 11
 SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR = 1, 2, 4
 SHN_UNDEF, SHN_LORESERVE, SHN_XINDEX = 0, 0xFF00, 0xFFFF
 SHN_ABS, SHN_COMMON = 0xFFF1, 0xFFF2
 ET_REL, ET_EXEC = 1, 2
-EM_NONE, EM_ARM, EM_AARCH64, EM_RISCV, EM_BPF = 0, 40, 183, 243, 247
+EM_ARM, EM_AARCH64, EM_RISCV = 40, 183, 243
 
 # Symbol types (st_info & 15) and bindings (st_info >> 4).
 STT_NOTYPE, STT_OBJECT, STT_FUNC, STT_SECTION, STT_FILE = range(5)
@@ -124,7 +123,6 @@ class ElfFile:
             )
         found = record.iter_unpack(self.data[shoff:end])
         sections = [Section(fields) for fields in found]
-        self.e_shstrndx = strndx
         # Names only help nm's letters: where they are damaged, sections have none.
         if strndx < len(sections) and sections[strndx].sh_type == SHT_STRTAB:
             start, size = sections[strndx].sh_offset, sections[strndx].sh_size

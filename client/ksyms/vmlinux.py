@@ -5,11 +5,11 @@ from __future__ import annotations
 import mmap
 import os
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 
 from ksyms.btf import Btf
-from ksyms.elf import ElfFile
-from ksyms.errors import BtfError, ImageError
+from ksyms.errors import BtfError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,12 +49,14 @@ def _mapped(path: str | Path) -> mmap.mmap | None:
 
 
 def _section(data: Data, path: str) -> bytes:
+    from elftools.common.exceptions import ELFError
+    from elftools.elf.elffile import ELFFile
+
     try:
-        elf = ElfFile(data, path)
-        for section in elf.sections:
-            if section.name == ".BTF":
-                start, end = elf.extent(section, ".BTF")
-                return data[start:end]
-    except ImageError as error:
-        raise BtfError(path, 0, f"not a whole ELF file: {error.reason}") from None
-    raise BtfError(path, 0, "an ELF file without a .BTF section")
+        section = ELFFile(BytesIO(data)).get_section_by_name(".BTF")
+        content = section.data() if section else None
+    except (ELFError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise BtfError(path, 0, f"not a whole ELF file: {error}") from error
+    if not isinstance(content, bytes):
+        raise BtfError(path, 0, "an ELF file without a .BTF section")
+    return content

@@ -210,7 +210,7 @@ def test_an_unreadable_object_is_named_and_the_others_are_checked(run: Any) -> N
     assert "s01_typeless_func.o on" in out
     assert err.splitlines() == [
         "ksyms: none.o: No such file or directory",
-        "ksyms: facts.txt: not an ELF file",
+        "ksyms: facts.txt: not a whole ELF file: Magic number does not match",
     ]
 
 

@@ -272,11 +272,11 @@ GOOD = bpf_cases.object_bytes("s12_func_ok.o")
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"", "x.o: the file is empty"),
-        (b"\x7fELF", "x.o: truncated: 4 bytes do not hold an ELF header"),
-        (b"#include", "x.o: not an ELF file"),
-        (GOOD[:1000], "x.o: truncated: section headers lie at .*, beyond the end"),
-        (GOOD[:4] + b"\1" + GOOD[5:], "x.o: no section headers"),
+        (b"", "not a whole ELF file"),
+        (b"\x7fELF", "not a whole ELF file"),
+        (b"#include", "not a whole ELF file"),
+        (GOOD[:1000], "not a whole ELF file|runs past the end"),
+        (GOOD[:4] + b"\1" + GOOD[5:], "not a whole ELF file|64-bit"),
         (GOOD[:16] + b"\2" + GOOD[17:], "ET_EXEC for EM_BPF, not ET_REL"),
         (GOOD[:18] + b"\x3e\0" + GOOD[20:], "ET_REL for EM_X86_64, not ET_REL"),
     ],

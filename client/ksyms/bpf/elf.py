@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+from io import BytesIO
+from typing import Any, NamedTuple
 
-from ksyms.elf import (
-    EM_BPF,
-    EM_NONE,
-    ET_REL,
-    SHT_NOBITS,
-    SHT_NULL,
-    SHT_REL,
-    SHT_SYMTAB,
-    ElfFile,
-)
-from ksyms.elf import Section as Header
-from ksyms.errors import BpfObjectError, ImageError
+from elftools.common.exceptions import ELFError
+from elftools.common.utils import struct_parse
+from elftools.elf.elffile import ELFFile
 
+from ksyms.errors import BpfObjectError
+
+EM_BPF = 247
 SHF_EXECINSTR = 4
 NAME_MAX = 4096  # bytes of a name; the kernel's own limit is 512
-
-# What people hand over instead.
-_TYPES = {0: "ET_NONE", 1: "ET_REL", 2: "ET_EXEC", 3: "ET_DYN", 4: "ET_CORE"}
-_MACHINES = {3: "EM_386", 62: "EM_X86_64", 183: "EM_AARCH64", 247: "EM_BPF"}
+_WITHOUT_DATA = ("SHT_NOBITS", "SHT_NULL")
 
 
 class Section(NamedTuple):
@@ -31,13 +23,13 @@ class Section(NamedTuple):
 
     shndx: int
     name: str
-    type: int
-    """SHT_* of ksyms.elf."""
+    type: str
+    """SHT_* as pyelftools names it."""
     flags: int
     link: int
     info: int
     size: int
-    """Bytes; an SHT_NOBITS section has a size but no data."""
+    """Bytes; a SHT_NOBITS section has a size but no data."""
     data: bytes
 
 
@@ -81,70 +73,85 @@ def read_elf(data: bytes, path: str) -> BpfElf:
     Raises BpfObjectError for anything but a whole 64-bit relocatable BPF file.
     """
     try:
-        file = ElfFile(data, path)
-    except ImageError as error:
-        raise BpfObjectError(path, error.reason) from None
-    if file.bits != 64:
-        raise BpfObjectError(path, "a BPF object is a 64-bit ELF file")
-    if file.e_type != ET_REL or file.e_machine not in (EM_BPF, EM_NONE):
-        raise BpfObjectError(
-            path,
-            f"not a BPF object: {_TYPES.get(file.e_type, file.e_type)} for"
-            f" {_MACHINES.get(file.e_machine, f'machine {file.e_machine}')},"
-            " not ET_REL for EM_BPF",
-        )
-    order = "<" if file.byteorder == "little" else ">"
-    sections = _sections(file)
-    tables = [s for s in sections if s.type == SHT_SYMTAB]
+        order, sections = _sections(data, path)
+    except BpfObjectError:
+        raise
+    # pyelftools lets some of what it trips over through as it is.
+    except (
+        *(ELFError, ArithmeticError, AttributeError),
+        *(LookupError, TypeError, ValueError),
+    ) as error:
+        reason = str(error) or type(error).__name__
+        raise BpfObjectError(path, f"not a whole ELF file: {reason}") from error
+    tables = [s for s in sections if s.type == "SHT_SYMTAB"]
     if not tables:
         raise BpfObjectError(path, "no symbol table")
     symbols = _symbols(tables[0], sections, order, path)
     relocations = tuple(
         Relocation(s.info, offset, info >> 32)
         for s in sections
-        if s.type == SHT_REL
+        if s.type == "SHT_REL"
         for offset, info in struct.iter_unpack(
             order + "QQ", s.data[: len(s.data) // 16 * 16]
         )
     )
-    return BpfElf(file.byteorder, sections, symbols, relocations)
+    byteorder = "little" if order == "<" else "big"
+    return BpfElf(byteorder, sections, symbols, relocations)
 
 
-def _sections(file: ElfFile) -> tuple[Section, ...]:
-    headers = file.sections
-    total = sum(h.sh_size for h in headers if h.sh_type not in (SHT_NOBITS, SHT_NULL))
-    if total > len(file.data):
+def _sections(data: bytes, path: str) -> tuple[str, tuple[Section, ...]]:
+    stream = BytesIO(data)
+    elf = ELFFile(stream)
+    header = elf.header
+    if elf.elfclass != 64:
+        raise BpfObjectError(path, "a BPF object is a 64-bit ELF file")
+    if header["e_type"] != "ET_REL" or header["e_machine"] not in ("EM_BPF", "EM_NONE"):
         raise BpfObjectError(
-            file.path,
-            f"sections of {total} bytes in a file of {len(file.data)} overlap",
+            path,
+            f"not a BPF object: {header['e_type']} for {header['e_machine']}, "
+            "not ET_REL for EM_BPF",
+        )
+    headers = [
+        struct_parse(
+            elf.structs.Elf_Shdr,
+            stream,
+            header["e_shoff"] + index * header["e_shentsize"],
+        )
+        for index in range(min(elf.num_sections(), len(data) // 64))
+    ]
+    total = sum(h["sh_size"] for h in headers if h["sh_type"] not in _WITHOUT_DATA)
+    if total > len(data):
+        raise BpfObjectError(
+            path, f"sections of {total} bytes in a file of {len(data)} overlap"
         )
     names = b""
-    if file.e_shstrndx < len(headers):
-        names = _bytes(file, headers[file.e_shstrndx])
-    return tuple(
+    if (index := elf.get_shstrndx()) < len(headers):
+        names = _bytes(data, headers[index], path)
+    sections = tuple(
         Section(
             index,
-            _name(names, header.sh_name, file.path),
-            header.sh_type,
-            header.sh_flags,
-            header.sh_link,
-            header.sh_info,
-            header.sh_size,
-            _bytes(file, header),
+            _name(names, header["sh_name"], path),
+            str(header["sh_type"]),
+            header["sh_flags"],
+            header["sh_link"],
+            header["sh_info"],
+            header["sh_size"],
+            _bytes(data, header, path),
         )
         for index, header in enumerate(headers)
     )
+    return "<" if elf.little_endian else ">", sections
 
 
-def _bytes(file: ElfFile, header: Header) -> bytes:
-    start, size = header.sh_offset, header.sh_size
-    if header.sh_type in (SHT_NOBITS, SHT_NULL):
+def _bytes(data: bytes, header: Any, path: str) -> bytes:
+    kind, start, size = (header[k] for k in ("sh_type", "sh_offset", "sh_size"))
+    if kind in _WITHOUT_DATA:
         return b""
-    if start + size > len(file.data):
+    if start + size > len(data):
         raise BpfObjectError(
-            file.path, f"a section of {size} bytes at {start:#x} runs past the end"
+            path, f"a section of {size} bytes at {start:#x} runs past the end"
         )
-    return file.data[start : start + size]
+    return data[start : start + size]
 
 
 def _name(strings: bytes, offset: int, path: str) -> str:

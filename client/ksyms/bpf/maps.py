@@ -12,13 +12,7 @@ from typing import NamedTuple
 from ksyms.bpf.elf import SHF_EXECINSTR, BpfElf, Section
 from ksyms.btf import Btf
 from ksyms.btf_types import STATIC, Kind, SectionVariable, Type
-from ksyms.elf import (
-    SHT_NOBITS,
-    SHT_PROGBITS,
-    STB_GLOBAL,
-    STB_WEAK,
-    STT_OBJECT,
-)
+from ksyms.elf import STB_GLOBAL, STB_WEAK, STT_OBJECT
 from ksyms.errors import BtfError
 
 BPF_MAP_TYPE_ARRAY = 2
@@ -179,9 +173,9 @@ def _global_data(elf: BpfElf, btf: Btf | None) -> Iterator[BpfMap]:
 
 
 def _data_family(section: Section) -> str | None:
-    if section.type == SHT_PROGBITS and not section.flags & SHF_EXECINSTR:
+    if section.type == "SHT_PROGBITS" and not section.flags & SHF_EXECINSTR:
         families: tuple[str, ...] = (".data", ".rodata")
-    elif section.type == SHT_NOBITS:
+    elif section.type == "SHT_NOBITS":
         families = (".bss",)
     else:
         return None
