@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import time
@@ -23,6 +24,8 @@ from ksymsfs.sources.modules import Module, parse_modules, require_settled
 _CHUNK = 1 << 12  # the kernel gives a page at a time, whatever is asked for
 _LOOK = 16 * _CHUNK  # bytes between two looks at the modules, read in a millisecond
 _PATIENCE = 0.1  # seconds; for less, mostly, a module is Loading or Unloading
+# Why perf events may fail today and not tomorrow; a CPU may just have gone offline.
+_PASSING = {errno.ENODEV, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 log = logging.getLogger(__name__)
 
@@ -279,8 +282,9 @@ class RunningKernel(Source):
             try:
                 self._events = KsymbolEvents(_parse_cpus(online))
             except OSError as error:
-                self._refusal = error.strerror or str(error)
-                self._use_events = False
+                if error.errno not in _PASSING:
+                    self._refusal = error.strerror or str(error)
+                    self._use_events = False
                 return None
             self._events_cpus = online
             self._events_begun += 1

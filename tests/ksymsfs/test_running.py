@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -226,6 +227,26 @@ def test_other_cpus_online_change_the_fingerprint(
 
     assert len(found) == 20
     assert opened == [[0, 1], [0, 2, 3]] * 10
+
+
+def test_a_cpu_that_goes_offline_just_then_is_no_refusal_for_good(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = [OSError(errno.ENODEV, "perf_event_open: No such device")]
+
+    def events(cpus: list[int]) -> Events:
+        if failures:
+            raise failures.pop()
+        return Events()
+
+    monkeypatch.setattr(running, "KsymbolEvents", events)
+    source = RunningKernel(proc=str(kernel.proc), sys=str(kernel.sys))
+    source.fingerprint()
+    reads = source.kallsyms_reads
+    assert reads  # compared instead
+
+    assert source.fingerprint() == source.fingerprint()
+    assert source.kallsyms_reads == reads
 
 
 OWN = "".join(
