@@ -100,7 +100,7 @@ def test_what_is_no_event_is_an_error_that_shows_it(line: str) -> None:
     assert repr(line.strip()) in str(caught.value)
 
 
-@settings(derandomize=True, max_examples=300)
+@settings(derandomize=True, deadline=None, max_examples=300)
 @given(st.data())
 def test_mangled_output_gives_events_or_the_error(data: st.DataObject) -> None:
     text = list(PRINTED)
@@ -253,7 +253,7 @@ def schedule(seed: int) -> list[Action]:
     return actions
 
 
-@settings(derandomize=True, max_examples=300)
+@settings(derandomize=True, deadline=None, max_examples=300)
 @given(st.integers(0, 1 << 32))
 def test_any_schedule_gives_its_waits(seed: int) -> None:
     actions = schedule(seed)
@@ -282,7 +282,7 @@ def lossy(actions: Sequence[Action], seed: int) -> list[Event | Lost]:
     return left
 
 
-@settings(derandomize=True, max_examples=500)
+@settings(derandomize=True, deadline=None, max_examples=500)
 @given(st.integers(0, 1 << 32))
 def test_lost_events_never_make_up_a_wait(seed: int) -> None:
     actions = schedule(seed)

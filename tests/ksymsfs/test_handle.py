@@ -209,7 +209,7 @@ def test_among_a_crowd_nobody_is_refused_on_a_suspicion() -> None:
     assert not held(handle(PARENT, flushed=True), crowd, [{PARENT}])
 
 
-@settings(derandomize=True, max_examples=300)
+@settings(derandomize=True, deadline=None, max_examples=300)
 @given(st.integers(2, 7), st.randoms(use_true_random=False))
 def test_where_nothing_is_mapped_the_count_alone_decides_right(
     number: int, rng: random.Random
@@ -232,7 +232,7 @@ def test_where_nothing_is_mapped_the_count_alone_decides_right(
         assert held(own, [h for h in handles if h is not own], files)
 
 
-@settings(derandomize=True, max_examples=300)
+@settings(derandomize=True, deadline=None, max_examples=300)
 @given(st.integers(2, 7), st.randoms(use_true_random=False))
 def test_mappings_are_told_from_descriptors_whatever_relatives_there_are(
     number: int, rng: random.Random
