@@ -76,13 +76,13 @@ class Device:
                     errno.EBUSY, f"process {owner.tgid} has the device open already"
                 )
             generation = self.walks.opened(tid, number)
-        except RefusedError:
+        except RefusedError as error:
+            refusal = error
             if tid and self._processes.asks_for_attributes(tid):
-                self.walks.forget(tid)  # nobody tries again
-                raise RefusedError(
-                    errno.ENOTTY, "no file attributes", quiet=True
-                ) from None
-            raise
+                refusal = RefusedError(errno.ENOTTY, "no file attributes", quiet=True)
+            if refusal.errno != errno.ESTALE:
+                self.walks.forget(tid)
+            raise refusal from None
         handle = Handle(generation, owner)
         self._last += 1
         self._handles[self._last] = handle

@@ -424,6 +424,22 @@ def test_nor_is_it_stale_for_who_has_inherited_an_older_generation(
     assert caught.value.errno == errno.ESTALE
 
 
+def test_a_second_walk_that_ends_in_ebusy_keeps_no_generation(world: World) -> None:
+    world.open(P)
+    number = world.walk(P)
+    world.source.state = 2
+    world.walk(Q)
+    with pytest.raises(RefusedError):
+        world.device.walks.opened(P, number)
+    second = world.walk(P)
+    with pytest.raises(RefusedError, match="open already"):
+        world.device.open(second, P, os.O_RDONLY)
+    world.source.state = 3
+    third = world.walk(Q)
+
+    assert [g.number for g in world.generations.all()] == [number, third]
+
+
 # Who may see addresses.
 
 
