@@ -223,6 +223,31 @@ def test_capture_of_no_guest_says_how_it_is_used(tmp_path: Path) -> None:
     assert done.stderr == "usage: capture.sh debian|freebsd DIRECTORY\n"
 
 
+@pytest.mark.parametrize(
+    ("required", "last"),
+    [
+        ("fuse,kernel,bpf", "lint"),
+        ("fuse,vm,bpf", "vmtest GUESTS=bookworm trixie bullseye"),
+    ],
+)
+def test_ci_boots_the_guests_where_vm_is_required(
+    required: str, last: str, tmp_path: Path
+) -> None:
+    calls = tmp_path / "calls"
+    write_programs(tmp_path / "bin", {"make": f"#!/bin/sh\necho \"$*\" >>'{calls}'\n"})
+
+    subprocess.run(
+        [ROOT / ".ci" / "run"],
+        env={
+            "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+            "KSYMSFS_REQUIRE": required,
+        },
+        check=True,
+    )
+
+    assert calls.read_text().splitlines()[-1] == last
+
+
 def test_vagrant_finds_no_fault_in_the_vagrantfile(tmp_path: Path) -> None:
     if not shutil.which("vagrant"):
         pytest.skip("vagrant is not installed")
