@@ -20,7 +20,7 @@ from vagrant.vmtest.parts import require
 # The guest panicked, hung, or never started: not a status of the command's own.
 LOST = 125
 
-_CONSOLE_TAIL = 30
+_CONSOLE_TAIL = 60  # lines: a panic says why above its trace
 
 
 @dataclass(frozen=True, slots=True)
