@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -62,35 +63,38 @@ def environment(extra: dict[str, str] | None = None) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, **(extra or {})}
 
 
-def nobodys_python() -> str:
-    """A Python that uid 65534 can run, with this checkout's packages.
+def as_nobody(
+    *words: str | Path, stdin: bytes = b""
+) -> subprocess.CompletedProcess[str]:
+    """Run Python with *words* as uid 65534.
 
-    Skips the test where there is none: an interpreter or a checkout below somebody's
+    Skips the test where no Python does: an interpreter or a checkout below somebody's
     home directory is closed to others.
     """
     for python in (sys.executable, "/usr/bin/python3"):
         with suppress(OSError):
-            result = subprocess.run(
-                [python, "-c", "import sys, ksyms; assert sys.version_info >= (3, 11)"],
-                env=environment(),
-                user=65534,
-                group=65534,
-                extra_groups=[],
-                capture_output=True,
-            )
-            if result.returncode == 0:
-                return python
+            if _run_as_nobody(python, "-c", _IS_LIKE_THIS).returncode == 0:
+                return _run_as_nobody(python, *words, stdin=stdin)
     pytest.skip("neither this Python nor /usr/bin/python3 runs for an ordinary user")
 
 
-def as_nobody(
-    *words: str | Path, stdin: bytes = b""
+# Extension modules are those of this Python.
+_IS_LIKE_THIS = f"""
+import sys, elftools, ksyms, numpy
+assert sys.version_info[:2] == {tuple(sys.version_info[:2])}
+"""
+
+
+def _run_as_nobody(
+    python: str, *words: str | Path, stdin: bytes = b""
 ) -> subprocess.CompletedProcess[str]:
-    """Run Python with *words* as uid 65534; skips as nobodys_python() does."""
+    # Another Python than this one knows nothing of what is installed for this one.
+    env = environment()
+    env["PYTHONPATH"] += os.pathsep + sysconfig.get_path("purelib")
     result = subprocess.run(
-        [nobodys_python(), *words],
+        [python, *words],
         input=stdin,
-        env=environment(),
+        env=env,
         user=65534,
         group=65534,
         extra_groups=[],
