@@ -161,13 +161,12 @@ class Processes:
         an OPEN, by a process that has the file open already.
         """
         with contextlib.suppress(OSError, ValueError, IndexError):
-            call = _read(f"{self._root}/{tid}/syscall").split()
             for _ in range(_LOOKS):
+                call = _read(f"{self._root}/{tid}/syscall").split()
                 if call != [b"running"]:
                     break
                 # It has asked, and is yet to fall asleep until there is an answer.
                 time.sleep(0.001)
-                call = _read(f"{self._root}/{tid}/syscall").split()
             return int(call[2], 16) in _ATTRIBUTE_REQUESTS
         return False
 
