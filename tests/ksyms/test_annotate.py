@@ -20,6 +20,7 @@ from ksyms.cli import main
 from ksyms.folded import StackFolder
 from ksyms.image import Image
 from ksyms.symbolizer import Symbolizer
+from tests.ksyms.filter_process import filtering
 from tests.ksyms.images import FORMATS, kernel_image
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -454,21 +455,11 @@ def annotate(image: str, text: bytes) -> bytes:
 
 
 def test_annotate_writes_lines_as_they_come(image: str) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-m", "ksyms", "-k", image, "annotate"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "client")},
-        bufsize=0,
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(b"at ffffffff81000021\nat ")
-        assert process.stdout.readline() == b"at vfs_read+0x1/0x100\n"
-        process.stdin.write(b"ffffffff81000022\n")
-        assert process.stdout.readline() == b"at vfs_read+0x2/0x100\n"
-        process.stdin.close()
-        assert process.wait(10) == 0
+    with filtering(image, "annotate") as (stdin, stdout):
+        stdin.write(b"at ffffffff81000021\nat ")
+        assert stdout.readline() == b"at vfs_read+0x1/0x100\n"
+        stdin.write(b"ffffffff81000022\n")
+        assert stdout.readline() == b"at vfs_read+0x2/0x100\n"
 
 
 def test_colour_is_for_terminals(image: str) -> None:

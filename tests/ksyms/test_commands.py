@@ -14,6 +14,7 @@ import pytest
 from ksyms.cli import COMMANDS, main, split_command
 from ksymsfs.elf import ElfFormat
 from tests.elf_writer import Sym
+from tests.ksyms.filter_process import filtering
 from tests.ksyms.images import FORMATS, KALLSYMS, bare_elf, kernel_image
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -227,20 +228,10 @@ def test_addr2sym_of_a_word_without_end_takes_no_memory(
 
 
 def test_addr2sym_answers_each_address_as_it_comes(image: str) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-m", "ksyms", "-k", image, "addr2sym"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "client")},
-        bufsize=0,
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
+    with filtering(image, "addr2sym") as (stdin, stdout):
         for address, name in ((b"81000000", b"_text"), (b"81000041", b"vfs_read")):
-            process.stdin.write(address + b"\n")
-            assert process.stdout.readline().startswith(name)
-        process.stdin.close()
-        assert process.wait(10) == 0
+            stdin.write(address + b"\n")
+            assert stdout.readline().startswith(name)
 
 
 # -- sym2addr
