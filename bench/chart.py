@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from html import escape
 from typing import Any
 
-_WIDTH, _LABELS, _ROW = 960, 400, 20
+_WIDTH, _LABELS, _VALUES, _ROW = 1000, 400, 130, 20
 _COLORS = {"met": "#2a7f4f", "missed": "#c0392b"}
 _LOW, _HIGH = 0.01, 10.0  # the bars' scale, in shares of the goal
 
@@ -41,7 +41,7 @@ def _share(goal: dict[str, Any]) -> float:
 
 def _across(share: float) -> float:
     part = math.log(max(_LOW, min(share, _HIGH)) / _LOW) / math.log(_HIGH / _LOW)
-    return _LABELS + part * (_WIDTH - _LABELS - 90)
+    return _LABELS + part * (_WIDTH - _LABELS - _VALUES)
 
 
 def _bars(goals: list[dict[str, Any]], top: int) -> Iterator[str]:
@@ -66,7 +66,7 @@ def _bars(goals: list[dict[str, Any]], top: int) -> Iterator[str]:
             f'height="{_ROW - 6}" fill="{_COLORS[goal["verdict"]]}"/>'
         )
         yield (
-            f'<text x="{_WIDTH - 84}" y="{y + 14}">{goal["measured"]:.3g} '
+            f'<text x="{_WIDTH - _VALUES + 6}" y="{y + 14}">{goal["measured"]:.3g} '
             f"({sign} {limit:g})</text>"
         )
 
