@@ -20,6 +20,7 @@ from ksymsfs.netbsd import build_netbsd_image
 from ksymsfs.sources.elf_files import ElfFiles, ModuleFile
 from ksymsfs.sources.kallsyms import kallsyms_linker_files
 from ksymsfs.sources.modules import Module
+from tests.bsd.record import recorded
 from tests.elf_writer import write_recorded
 
 KALLSYMS = """\
@@ -102,37 +103,41 @@ def image_records(image: bytes) -> list[Record]:
 def test_netbsd_s_header_lies_where_struct_ksyms_hdr_has_it(fmt: ElfFormat) -> None:
     image = build_netbsd_image(files_of(fmt), fmt)
 
+    headers = recorded("x86_64-netbsd.10.1" if fmt.bits == 64 else "x86-netbsd.10.1")
+    at = {
+        field: headers[f"ksyms_hdr.{field}"][0]
+        for field in ("kh_phdr", "kh_shdr", "kh_strtab", "kh_note")
+    }
+    size = headers["ksyms_hdr"][1]
     elf = ELFFile(io.BytesIO(image))
-    wide = fmt.bits == 64
     ones = 2**fmt.bits - 1
     assert elf["e_type"] == "ET_EXEC"
-    assert (elf["e_phoff"], elf["e_shoff"]) == ((64, 120) if wide else (52, 84))
+    assert (elf["e_phoff"], elf["e_shoff"]) == (at["kh_phdr"], at["kh_shdr"])
     assert (elf["e_phnum"], elf["e_shnum"], elf["e_shstrndx"]) == (1, 7, 4)
     (segment,) = elf.iter_segments()
     assert segment.header.p_type == "PT_LOAD"
     assert (segment["p_vaddr"], segment["p_memsz"], segment["p_flags"]) == (0, ones, 7)
-    symtab, strtab = symtab_of(image), elf.get_section(3)
+    symtab, strtab = symtab_of(image), elf.get_section(headers["STRTAB"][0])
     end = strtab["sh_offset"] + strtab["sh_size"]
     rows = [
         (s.name, s["sh_name"], s["sh_type"], s["sh_offset"], s["sh_size"],
          s["sh_link"], s["sh_addralign"], s["sh_flags"])
         for s in list(elf.iter_sections())[1:]
     ]  # fmt: skip
-    offsets = (568, 632, 656) if wide else (364, 428, 452)
     assert rows == [
-        (".note.netbsd.ident", 1, "SHT_NOTE", offsets[1], 24, 0, 4, 0),
-        (".symtab", 20, "SHT_SYMTAB", offsets[2], symtab["sh_size"], 3,
+        (".note.netbsd.ident", 1, "SHT_NOTE", at["kh_note"], 24, 0, 4, 0),
+        (".symtab", 20, "SHT_SYMTAB", size, symtab["sh_size"], 3,
          fmt.bits // 8, 0),
-        (".strtab", 28, "SHT_STRTAB", offsets[2] + symtab["sh_size"],
+        (".strtab", 28, "SHT_STRTAB", size + symtab["sh_size"],
          strtab["sh_size"], 0, 1, 0),
-        (".shstrtab", 36, "SHT_STRTAB", offsets[0], 64, 0, 1, 0),
+        (".shstrtab", 36, "SHT_STRTAB", at["kh_strtab"], 64, 0, 1, 0),
         (".bss", 46, "SHT_NOBITS", 0, ones, 0, 4096, 6),
         (".SUNW_ctf", 51, "SHT_PROGBITS", end, 0, 2, 1, 0),
     ]  # fmt: skip
     assert symtab["sh_info"] == symtab.num_symbols() == 10
     assert end == len(image)
     order = "<" if elf.little_endian else ">"
-    note = struct.unpack_from(f"{order}III8sI", image, offsets[1])
+    note = struct.unpack_from(f"{order}III8sI", image, at["kh_note"])
     assert note == (7, 4, 1, b"NetBSD\0\0", 1000000000)
 
 

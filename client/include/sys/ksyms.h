@@ -37,27 +37,26 @@ typedef Elf64_Sym ksyms_sym_t;
 typedef Elf32_Sym ksyms_sym_t;
 #endif
 
-struct ksyms_gsymbol {
-	const char *kg_name;		/* in */
-	union {
-		ksyms_sym_t ku_sym;	/* out */
-	} _un;
-#define	kg_sym	_un.ku_sym
-};
-
-struct ksyms_gvalue {
-	const char *kv_name;		/* in */
-	uint64_t kv_value;		/* out */
-};
-
 struct ksyms_ogsymbol {
 	const char *kg_name;		/* in */
 	union {
 		void *ku_sym;		/* where the symbol goes */
 		unsigned long *ku_value;	/* where its value goes */
 	} _un;
-#define	okg_sym		_un.ku_sym
-#define	okg_value	_un.ku_value
+#define	kg_sym		_un.ku_sym
+#define	kg_value	_un.ku_value
+};
+
+struct ksyms_gsymbol {
+	const char *kg_name;		/* in */
+	union {
+		ksyms_sym_t ku_sym;	/* out */
+	} _un;
+};
+
+struct ksyms_gvalue {
+	const char *kv_name;		/* in */
+	uint64_t kv_value;		/* out */
 };
 
 #define	OKIOCGSYMBOL	_IOW('l', 1, struct ksyms_ogsymbol)
