@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import logging
-import os
-import time
 from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ksymsfs.elf import ElfFormat
 from ksymsfs.errors import SourceChangingError, SourceError
-from ksymsfs.kernel_file import KernelFile
 from ksymsfs.linker import LinkerFile
 from ksymsfs.sources import Source
 from ksymsfs.sources.bpf_programs import jited_lengths
 from ksymsfs.sources.kallsyms import kallsyms_linker_files
-from ksymsfs.sources.ksymbol_events import KsymbolEvents
+from ksymsfs.sources.loaded_modules import LoadedModules, ModuleState
 from ksymsfs.sources.modules import Module, parse_modules, require_settled
+from ksymsfs.sources.symbol_watch import SymbolWatch
 
 _CHUNK = 1 << 12  # the kernel gives a page at a time, whatever is asked for
 _LOOK = 16 * _CHUNK  # bytes between two looks at the modules, read in a millisecond
-_PATIENCE = 0.1  # seconds; for less, mostly, a module is Loading or Unloading
-# Why perf events may fail today and not tomorrow; a CPU may just have gone offline.
-_PASSING = {errno.ENODEV, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +26,9 @@ log = logging.getLogger(__name__)
 class _State(NamedTuple):
     # What differs after a module or another symbol came or went.
     uevents: bytes
-    modules: tuple[bytes, frozenset[int]] | None
-    watched: Hashable
-    events: int
+    modules: ModuleState | None
+    begun: int | None
+    events: int | None
 
 
 class RunningKernel(Source):
@@ -52,17 +45,9 @@ class RunningKernel(Source):
     ) -> None:
         self.kallsyms_reads = 0
         self._kallsyms = Path(proc, "kallsyms")
-        self._modules = KernelFile(f"{proc}/modules")
-        self._sys_module = f"{sys}/module"
-        self._online = KernelFile(f"{sys}/devices/system/cpu/online")
-        self._uevent_seqnum = KernelFile(f"{sys}/kernel/uevent_seqnum")
-        self._identified = b""
-        self._inodes: frozenset[int] = frozenset()
-        self._events: KsymbolEvents | None = None
-        self._events_cpus = b""
-        self._events_begun = 0
-        self._use_events = events
-        self._refusal = ""
+        self._modules = LoadedModules(proc, sys)
+        self._watch = SymbolWatch(sys, enabled=events)
+        self._refusal_said = False
         # The lines of the kernel's own symbols, how often they were others than the
         # last time, and the linker file that they make.
         self._own = b""
@@ -80,11 +65,14 @@ class RunningKernel(Source):
     def fingerprint(self) -> Hashable:
         """Modules with their identity, and the symbol events so far on the online CPUs.
 
-        A module that was unloaded and loaded again at the same address has a new
-        /sys/module/NAME directory. Where other CPUs are online, counting begins again,
-        and how often it did is part of the value.
+        Where other CPUs are online, counting begins again, and how often it did is part
+        of the value.
         """
-        return self._module_state(), self._watch(), self._changes()
+        modules, begun = self._modules.state(), self._watch.begun()
+        events = self._watch.value()
+        if events is None:
+            return modules, begun, self._digest(self._read_kallsyms()[0])
+        return modules, begun, events
 
     def is_reloaded(self, before: Hashable, after: Hashable) -> bool:
         """Whether there are other /sys/module directories in one than in the other."""
@@ -116,39 +104,31 @@ class RunningKernel(Source):
         rest, states = self._read_kallsyms()
         if len({*states}) != 1:
             raise SourceChangingError(self.name, "the symbols changed while being read")
-        _, modules, watched, events = states[0]
+        _, modules, begun, events = states[0]
         listed: list[Module] = []
         if modules is not None:
-            listed = parse_modules(modules[0], self._modules.path)
+            listed = parse_modules(modules.listing, self._modules.path)
             require_settled(listed, self._modules.path)
         files = self._linker_files(rest, listed)
         for file in files:
             if file.name == "bpf":
                 _shorten(file, jited_lengths())
-        if self._refusal:
+        if self._watch.refusal and not self._refusal_said:
             # Said once, to those who get symbols at all.
             log.info(
                 "perf events are refused (%s): every open reads and compares "
                 "%s; CAP_PERFMON or a lower kernel.perf_event_paranoid helps",
-                self._refusal,
+                self._watch.refusal,
                 self._kallsyms,
             )
-            self._refusal = ""
-        changes = self._digest(rest) if self._events is None else events
-        return (modules, watched, changes), files
+            self._refusal_said = True
+        changes = self._digest(rest) if events is None else events
+        return (modules, begun, changes), files
 
     def close(self) -> None:
         """End the perf events, close what is open."""
         self._modules.close()
-        self._online.close()
-        self._uevent_seqnum.close()
-        self._end_events()
-
-    def _end_events(self) -> None:
-        if self._events is not None:
-            self._events.close()
-            self._events = None
-            self._events_cpus = b""
+        self._watch.close()
 
     def _linker_files(self, rest: bytes, modules: list[Module]) -> list[LinkerFile]:
         # Those of all lines. The kernel's own are nearly all, and the same each time:
@@ -181,7 +161,7 @@ class RunningKernel(Source):
         while True:
             if length >= due:
                 if not looks:
-                    self._wait_for_modules()
+                    self._modules.wait()
                 looks.append((length, self._state()))
                 due = length + _LOOK
             chunk = next(pages, b"")
@@ -213,14 +193,6 @@ class RunningKernel(Source):
         self._kernel = None
         return text[end:]
 
-    def _wait_for_modules(self) -> None:
-        # Have the ones that are being loaded or unloaded settle, within reason.
-        end = time.monotonic() + _PATIENCE
-        while (state := self._module_state()) and time.monotonic() < end:
-            if state[0].count(b" Live ") == state[0].count(b"\n"):
-                break
-            time.sleep(_PATIENCE / 50)
-
     def _pages(self) -> Iterator[bytes]:
         try:
             with self._kallsyms.open("rb", buffering=0) as table:
@@ -233,68 +205,9 @@ class RunningKernel(Source):
 
     def _state(self) -> _State:
         # The uevents first: the list of modules is then at least as new.
-        uevents = self._uevents()
-        modules, watched = self._module_state(), self._watch()
-        events = self._events.value() if self._events is not None else 0
-        return _State(uevents, modules, watched, events)
-
-    def _module_state(self) -> tuple[bytes, frozenset[int]] | None:
-        # /proc/modules and who is who in it; None: a kernel built without modules.
-        try:
-            modules = self._modules.read_lines()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise SourceError(
-                self._modules.path, error.strerror or str(error)
-            ) from error
-        return modules, self._identities()
-
-    def _uevents(self) -> bytes:
-        # How many uevents there were: one at least for each module that comes or goes.
-        try:
-            return self._uevent_seqnum.read()
-        except OSError:
-            return b""
-
-    def _identities(self) -> frozenset[int]:
-        # The directories of modules, and of some parts of the kernel that have one: the
-        # same ones for as long as there was no uevent.
-        uevents = self._uevents()
-        if not uevents or uevents != self._identified:
-            self._identified = uevents
-            try:
-                with os.scandir(self._sys_module) as entries:
-                    self._inodes = frozenset(entry.inode() for entry in entries)
-            except OSError:
-                self._inodes = frozenset()
-        return self._inodes
-
-    def _watch(self) -> Hashable:
-        # Have the events of all online CPUs counted; how often that began.
-        if not self._use_events:
-            return None
-        online = b"0\n"
-        with contextlib.suppress(OSError):
-            online = self._online.read()
-        if self._events is None or online != self._events_cpus:
-            self._end_events()
-            try:
-                self._events = KsymbolEvents(_parse_cpus(online))
-            except OSError as error:
-                if error.errno not in _PASSING:
-                    self._refusal = error.strerror or str(error)
-                    self._use_events = False
-                return None
-            self._events_cpus = online
-            self._events_begun += 1
-        return self._events_begun
-
-    def _changes(self) -> Hashable:
-        # What differs after a symbol came or went.
-        if self._events is not None:
-            return self._events.value()
-        return self._digest(self._read_kallsyms()[0])
+        uevents = self._modules.uevents()
+        modules, begun = self._modules.state(), self._watch.begun()
+        return _State(uevents, modules, begun, self._watch.value())
 
     def _digest(self, rest: bytes) -> Hashable:
         import hashlib  # 3 MiB of OpenSSL, which are seldom needed
@@ -315,15 +228,6 @@ def _shorten(file: LinkerFile, lengths: dict[int, int]) -> None:
             symbol["st_size"] = length
 
 
-def _parse_cpus(text: bytes) -> list[int]:
-    # "0-3,5": lib/vsprintf.c bitmap_list_string
-    cpus: list[int] = []
-    for part in text.decode().strip().split(","):
-        low, _, high = part.partition("-")
-        cpus.extend(range(int(low), int(high or low) + 1))
-    return cpus
-
-
 def _identities_in(fingerprint: tuple[Any, ...]) -> frozenset[int]:
-    modules = fingerprint[0]
-    return modules[1] if modules else frozenset()
+    modules: ModuleState | None = fingerprint[0]
+    return modules.identities if modules else frozenset()

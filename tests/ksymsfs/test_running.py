@@ -17,7 +17,7 @@ from ksymsfs.errors import (
 )
 from ksymsfs.generation import Generations, take_snapshot
 from ksymsfs.linker import LinkerFile
-from ksymsfs.sources import ksymbol_events, running
+from ksymsfs.sources import ksymbol_events, loaded_modules, symbol_watch
 from ksymsfs.sources.kallsyms import kallsyms_linker_files
 from ksymsfs.sources.modules import parse_modules
 from ksymsfs.sources.running import RunningKernel
@@ -218,7 +218,7 @@ def test_other_cpus_online_change_the_fingerprint(
         opened.append(cpus)
         return Events()
 
-    monkeypatch.setattr(running, "KsymbolEvents", events)
+    monkeypatch.setattr(symbol_watch, "KsymbolEvents", events)
     source = RunningKernel(proc=str(kernel.proc), sys=str(kernel.sys))
     found = set()
     for online in ["0-1", "0,2-3"] * 10:  # on who is offline nobody counts
@@ -239,7 +239,7 @@ def test_a_cpu_that_goes_offline_just_then_is_no_refusal_for_good(
             raise failures.pop()
         return Events()
 
-    monkeypatch.setattr(running, "KsymbolEvents", events)
+    monkeypatch.setattr(symbol_watch, "KsymbolEvents", events)
     source = RunningKernel(proc=str(kernel.proc), sys=str(kernel.sys))
     source.fingerprint()
     reads = source.kallsyms_reads
@@ -347,7 +347,7 @@ def test_a_bpf_program_that_comes_while_those_of_modules_are_read_fails_the_try(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events = Events()
-    monkeypatch.setattr(running, "KsymbolEvents", lambda cpus: events)
+    monkeypatch.setattr(symbol_watch, "KsymbolEvents", lambda cpus: events)
     kernel.write("kallsyms", OWN + MODULE)
     source = RunningKernel(proc=str(kernel.proc), sys=str(kernel.sys))
     take_snapshot(source)
@@ -397,7 +397,7 @@ def test_a_module_loaded_again_where_it_lay_is_a_new_generation(kernel: Kernel) 
 def test_a_recorded_load_is_refused_while_it_lasts_and_each_is_another_generation(
     release: str, data: Path, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(running, "_PATIENCE", 0)
+    monkeypatch.setattr(loaded_modules, "_PATIENCE", 0)
     (kernel.sys / "kernel").mkdir()
     source = kernel.source()
     calm = (kernel.proc / "modules").read_text()
