@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
+
+from tests.integration.server import BINDINGS, Server, serving
 
 HERE = Path(__file__).resolve().parent
 
@@ -107,3 +109,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def data() -> Path:
     """The test data that travels with the project (see tests/data/README.md)."""
     return HERE / "data"
+
+
+@pytest.fixture(scope="module", params=BINDINGS)
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """A server of the running kernel, with each binding."""
+    with serving(tmp_path_factory.mktemp("server"), binding=request.param) as running:
+        yield running

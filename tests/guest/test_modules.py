@@ -6,7 +6,6 @@ import mmap
 import os
 import subprocess
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,7 +23,7 @@ from tests.guest.kernel_modules import (
     section_addresses,
     unload,
 )
-from tests.integration.server import BINDINGS, Binding, Server, serving
+from tests.integration.server import Server
 from tests.oracle import Oracle
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(300)]
@@ -32,15 +31,6 @@ pytestmark = [pytest.mark.guest, pytest.mark.timeout(300)]
 
 # The bridge and the modules it needs, which unloading it may leave loaded.
 BRIDGE = ("bridge", "stp", "llc")
-
-
-@pytest.fixture(scope="module", params=BINDINGS)
-def server(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
-    binding: Binding = request.param
-    with serving(tmp_path_factory.mktemp("modules"), binding=binding) as running:
-        yield running
 
 
 def table_now() -> ksyms.SymbolTable:

@@ -15,19 +15,10 @@ import pytest
 
 from ksymsfs.generation import SETTLING
 from ksymsfs.sources.running import RunningKernel
-from tests.integration.server import BINDINGS, Binding, Server, serving, wait_until
+from tests.integration.server import Server, wait_until
 from tests.oracle import program
 
 pytestmark = [pytest.mark.fuse, pytest.mark.kernel, pytest.mark.bpf]
-
-
-@pytest.fixture(scope="module", params=BINDINGS)
-def server(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
-    binding: Binding = request.param
-    with serving(tmp_path_factory.mktemp("changes"), binding=binding) as running:
-        yield running
 
 
 def has_symbol(image: bytes, name: str) -> bool:

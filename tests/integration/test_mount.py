@@ -10,7 +10,6 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,15 +24,6 @@ from tests.integration.server import (
 )
 
 pytestmark = [pytest.mark.fuse, pytest.mark.kernel]
-
-
-@pytest.fixture(scope="module", params=BINDINGS)
-def server(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
-    directory = tmp_path_factory.mktemp(request.param.module)
-    with serving(directory, binding=request.param) as running:
-        yield running
 
 
 def test_the_device_is_a_link_to_a_link_to_the_snapshot(server: Server) -> None:

@@ -6,7 +6,6 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,17 +13,9 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
 import ksyms
-from tests.integration.server import BINDINGS, Server, serving
+from tests.integration.server import Server
 
 pytestmark = [pytest.mark.fuse, pytest.mark.kernel]
-
-
-@pytest.fixture(scope="module", params=BINDINGS)
-def server(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("readers"), binding=request.param) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
