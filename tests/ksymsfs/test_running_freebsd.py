@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gzip
 import hashlib
 import os
 import shutil
@@ -17,6 +18,7 @@ from ksymsfs.errors import SnapshotError, SourceChangingError, SourceError
 from ksymsfs.generation import take_snapshot
 from ksymsfs.image import build_image
 from ksymsfs.sources.kld import FileStat, KldStat, SymLookup, SystemCalls
+from ksymsfs.sources.objectfile import read_object
 from ksymsfs.sources.running_freebsd import RunningFreeBSD
 from tests.elf_writer import ALLOC, EXEC, PROGBITS, Sec, Sym, write_recorded
 from tests.ksymsfs.test_freebsd_files import (
@@ -106,14 +108,15 @@ def test_linker_files_are_those_of_kldstat(root: Path) -> None:
     ]
 
 
-def test_a_load_an_unload_and_a_reload_change_the_fingerprint(root: Path) -> None:
+def test_what_comes_goes_or_moves_changes_the_fingerprint(root: Path) -> None:
     kld = Recorded([KERNEL, KSYMS])
     source = RunningFreeBSD(kld, root=root)
     prints = [source.fingerprint()]
     for files in (
         [KERNEL, KSYMS, FUSEFS],
         [KERNEL, KSYMS],
-        [KERNEL, KSYMS, FUSEFS._replace(id=4)],
+        # An id is given again: this one is back, elsewhere.
+        [KERNEL, KSYMS, FUSEFS._replace(address=FUSEFS.address + 0x1000)],
     ):
         kld.files = files
         prints.append(source.fingerprint())
@@ -167,6 +170,61 @@ def test_a_path_without_folder_is_found_along_the_module_path(root: Path) -> Non
     assert len(ksyms.symtab) == 77
 
 
+def test_a_file_that_the_loader_unpacked_is_found_packed(
+    root: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "boot/kernel").mkdir(parents=True)
+    for name in ("kernel", "ksyms.ko"):
+        plain = (root / "boot/kernel" / name).read_bytes()
+        (tmp_path / f"boot/kernel/{name}.gz").write_bytes(gzip.compress(plain, 1))
+
+    source = RunningFreeBSD(Recorded([KERNEL, KSYMS]), root=tmp_path)
+    _, files = take_snapshot(source)
+
+    assert hashlib.sha256(build_image(files, source.format)).hexdigest() == STATE_1
+
+
+def test_a_relative_path_says_how_to_load_the_module_instead(root: Path) -> None:
+    relative = KSYMS._replace(pathname="./ksyms.ko")
+
+    with pytest.raises(SourceError, match=r"^\./ksyms\.ko: was loaded by a path that"):
+        RunningFreeBSD(Recorded([KERNEL, relative]), root=root).linker_files()
+
+
+def test_a_kernel_that_was_installed_and_not_booted_is_found_out(root: Path) -> None:
+    moved = {
+        (1, name): 0xFFFFFFFF80426700 for name in names(root / "boot/kernel/kernel")
+    }
+
+    with pytest.raises(SourceError, match=r"kernel: .* not the file that was loaded"):
+        RunningFreeBSD(Recorded([KERNEL, KSYMS], moved), root=root).linker_files()
+
+
+def test_a_module_without_global_symbols_is_found_out_too(root: Path) -> None:
+    moved = {(2, name): 0xFFFFFFFF80F18000 for name in names(root / KSYMS.pathname[1:])}
+
+    with pytest.raises(SourceError, match=r"ksyms\.ko: .* it is not the file"):
+        RunningFreeBSD(Recorded([KERNEL, KSYMS], moved), root=root).linker_files()
+
+
+def test_static_functions_of_one_name_are_no_other_file(root: Path) -> None:
+    # As link_elf_lookup_debug_symbol does, where no symbol is in .dynsym.
+    first: dict[tuple[int, bytes], int] = {}
+    kernel = read_object(root / "boot/kernel/kernel")
+    for symbol in kernel.symtab[kernel.symtab["st_shndx"] != 0]:
+        name = kernel.name_at(symbol["st_name"])
+        first.setdefault((1, name), int(symbol["st_value"]))
+    assert len(first) < len(kernel.symtab) - 100
+
+    RunningFreeBSD(Recorded([KERNEL, KSYMS], first), root=root).linker_files()
+
+
+def names(path: Path) -> list[bytes]:
+    """The names of the symbols of an ELF file."""
+    file = read_object(path)
+    return [file.name_at(offset) for offset in file.symtab["st_name"].tolist()]
+
+
 BASE = 0xFFFFFFFF81000000
 
 
@@ -217,10 +275,18 @@ def test_kldsym_tells_what_only_the_kernel_knows(tmp_path: Path) -> None:
 
     assert values["fast"] == 0xFFFFFFFF80212340
     assert values["pcpu_counter"] == 0xFFFFFE0000001008
-    # A local one lies next to it, and the set begins there.
+    # Another lies next to it, and the set begins there.
     assert values["pcpu_local"] == 0xFFFFFE0000001000
     assert values["__start_set_pcpu"] == 0xFFFFFE0000001000
     assert values["vnet_state"] == 0xFFFFFE0000002004
+
+
+def test_a_static_variable_tells_where_its_section_is(tmp_path: Path) -> None:
+    # VNET_DEFINE_STATIC; and objcopy makes what a module does not export local.
+    values = written(tmp_path, {b"pcpu_local": 0xFFFFFE0000001000})
+
+    assert values["pcpu_counter"] == 0xFFFFFE0000001008
+    assert values["vnet_state"] == 4
 
 
 def test_nonsense_from_kldsym_is_no_crash(tmp_path: Path) -> None:

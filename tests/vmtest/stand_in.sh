@@ -6,13 +6,15 @@ echo "$name $*" >>"$STATE/calls"
 case "$name $*" in
 "apt-cache search"*)
     echo "libfuse2t64 - Filesystem in Userspace (library)" ;;
-"python3 -m venv "* | "python3.11 -m venv "*)
+"python3 -c "*)
+    echo py312 ;;
+"python3 -m venv "*)
     for directory; do :; done
     mkdir -p "$directory/bin"
     for program in pip python3 ksymsfs mkksyms ksyms; do
         ln -s "$STATE/stand_in.sh" "$directory/bin/$program"
     done ;;
-"kldstat -q -n "*)
+"kldstat -q -m "*)
     for module; do :; done
     [ -e "$STATE/loaded.$module" ] ;;
 kldload*)
