@@ -1,6 +1,6 @@
 # make demo    install what is missing, serve this kernel's symbols, show them, unmount
 # make test    the whole suite
-# make lint    ruff and mypy --strict
+# make lint    ruff and mypy --strict, as on Linux and as on FreeBSD
 # make bench   speed, side by side with what people use instead
 # make vmtest  the suite for loadable modules, in Debian guests under QEMU
 # make compat  build/libksyms_compat.so, for LD_PRELOAD: what BSD programs expect
@@ -37,6 +37,8 @@ lint:
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
+	$(PYTHON) -m mypy --platform freebsd --cache-dir .mypy_cache/freebsd \
+		ksymsfs client/ksyms
 
 # In Debian's own Python, for which its python3-bpfcc is made: how an interpreter was
 # built decides how fast its loops are.

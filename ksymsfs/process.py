@@ -218,7 +218,7 @@ class Processes:
 
     def _is_open_here(self, task: str, number: str, inode: int) -> bool:
         flags = int(_status_field(_read(f"{task}/fdinfo/{number}"), b"flags"), 8)
-        if flags & os.O_PATH:
+        if flags & getattr(os, "O_PATH", 0):
             return False
         # Another server's file, or a dead one's, may have the same path.
         return self._is_ours(f"{task}/fd/{number}", inode)

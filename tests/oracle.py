@@ -14,7 +14,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_NR_BPF = {"x86_64": 321, "aarch64": 280}[platform.machine()]
+_NR_BPF = {"x86_64": 321, "aarch64": 280}.get(platform.machine(), -1)
 _MAP_CREATE, _MAP_UPDATE, _PROG_LOAD, _TEST_RUN, _MAP_FREEZE = 0, 2, 5, 10, 22
 _TEXT = 256  # bytes of text that the program gives back
 

@@ -89,7 +89,7 @@ def _write_symbols(
             raise CaptureError(
                 str(linux.root / "proc/kallsyms"),
                 "cannot be read, and there is no image of /dev/ksyms: "
-                "nowhere to take symbols from",
+                "nowhere to take symbols from (ksyms doctor says what to do)",
             )
         if KallsymsText(text).is_zeroed:
             raise RestrictedError(

@@ -244,14 +244,10 @@ def _btf(machine: Machine) -> Finding:
 
 
 def _fuse(machine: Machine) -> Iterator[Finding]:
+    freebsd = machine.platform.startswith("freebsd")
     device = machine.root / "dev/fuse"
     if not os.path.exists(device):
-        load = (
-            "kldload fusefs" if machine.platform.startswith("freebsd") else "modprobe"
-        )
-        remedy = f"run as root: {load} fuse".removesuffix(
-            " fuse" * (load != "modprobe")
-        )
+        remedy = "run as root: " + ("kldload fusefs" if freebsd else "modprobe fuse")
         yield Finding("/dev/fuse", "missing", "not there", remedy)
     elif not os.access(device, os.R_OK | os.W_OK):
         yield Finding("/dev/fuse", "missing", "closed to this user", "run as root")
@@ -272,7 +268,9 @@ def _fuse(machine: Machine) -> Iterator[Finding]:
             "libfuse",
             "missing",
             "neither libfuse2 nor libfuse3",
-            "install it (Debian: apt install libfuse2)",
+            "run as root: pkg install fusefs-libs3"
+            if freebsd
+            else "install it (Debian: apt install libfuse2)",
         )
     else:
         yield Finding("libfuse", "ok", " and ".join(libraries))

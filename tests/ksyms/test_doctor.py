@@ -131,9 +131,10 @@ def test_a_binding_works_with_the_libfuse_that_it_knows(
 
 
 def test_freebsd_is_asked_for_its_own_things(look: Look) -> None:
-    found = look({"dev/fuse": None}, platform="freebsd14")
+    found = look({"dev/fuse": None}, libraries=(), platform="freebsd14")
 
     assert found["/dev/fuse"].remedy == "run as root: kldload fusefs"
+    assert found["libfuse"].remedy == "run as root: pkg install fusefs-libs3"
     assert "addresses" not in found
 
 

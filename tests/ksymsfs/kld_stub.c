@@ -7,6 +7,10 @@
 #include <stddef.h>
 #include <string.h>
 
+#ifndef BOOT /* where the kernel and its modules are */
+#define BOOT "/boot/kernel"
+#endif
+
 struct kld_file_stat {
 	int version;
 	char name[1024];
@@ -51,7 +55,7 @@ kldstat(int id, struct kld_file_stat *stat)
 	stat->address = (char *)(id == 1 ? 0xffffffff80200000 : 0xffffffff80f18000);
 	stat->size = id == 1 ? 0xa00000 : 0x2248;
 	strcpy(stat->name, id == 1 ? "kernel" : "ksyms.ko");
-	strcpy(stat->pathname, id == 1 ? "kernel" : "/boot/kernel/ksyms.ko");
+	strcpy(stat->pathname, id == 1 ? "kernel" : BOOT "/ksyms.ko");
 	return (0);
 }
 
@@ -70,7 +74,7 @@ kldsym(int id, int command, struct kld_sym_lookup *lookup)
 int
 sysctlbyname(const char *name, void *old, size_t *length, const void *new, size_t size)
 {
-	static const char bootfile[] = "/boot/kernel/kernel";
+	static const char bootfile[] = BOOT "/kernel";
 
 	(void)new, (void)size;
 	if (strcmp(name, "kern.bootfile") != 0)

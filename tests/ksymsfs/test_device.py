@@ -66,7 +66,7 @@ def image(world: World, handle: int) -> bytes:
         os.O_RDONLY,
         os.O_RDONLY | os.O_CLOEXEC,
         os.O_RDONLY | os.O_DIRECT,
-        os.O_RDONLY | os.O_NONBLOCK | os.O_NOATIME,
+        os.O_RDONLY | os.O_NONBLOCK | getattr(os, "O_NOATIME", 0),
         os.O_RDONLY | os.O_APPEND,
     ],
 )

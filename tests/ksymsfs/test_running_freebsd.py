@@ -6,8 +6,6 @@ import ctypes
 import gzip
 import hashlib
 import os
-import shutil
-import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from ksymsfs.sources.kld import FileStat, KldStat, SymLookup, SystemCalls
 from ksymsfs.sources.objectfile import read_object
 from ksymsfs.sources.running_freebsd import RunningFreeBSD
 from tests.elf_writer import ALLOC, EXEC, PROGBITS, Sec, Sym, write_recorded
+from tests.kld import build_kld
 from tests.ksymsfs.test_freebsd_files import (
     STATE_1,
     STATE_2,
@@ -332,14 +331,7 @@ def test_the_structures_are_laid_out_as_linker_h_has_them() -> None:
 @pytest.fixture(scope="module")
 def calls(tmp_path_factory: pytest.TempPathFactory) -> SystemCalls:
     """The system calls of a C library with FreeBSD's structures."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("no C compiler")
-    library = tmp_path_factory.mktemp("kld") / "kld.so"
-    stub = Path(__file__).with_name("kld_stub.c")
-    subprocess.check_call(
-        [compiler, "-Wall", "-Werror", "-shared", "-fPIC", "-o", library, stub]
-    )
+    library = build_kld(tmp_path_factory.mktemp("kld"))
     return SystemCalls(str(library))
 
 

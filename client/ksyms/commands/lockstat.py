@@ -39,6 +39,11 @@ _NO_HOLDS = (
     "(lock:contention_begin, lock:contention_end), and of no release"
 )
 
+_NOT_LINUX = (
+    "perf(1) and the events of Linux are needed; FreeBSD has a lockstat(1) of its own, "
+    "which reads /dev/ksyms"
+)
+
 
 def configure(parser: ArgumentParser) -> None:
     """Add the arguments of lockstat to *parser*."""
@@ -97,6 +102,8 @@ def run(args: Namespace) -> int:
     command = args.command[args.command[:1] == ["--"] :]
     if not command:
         return _say("lockstat: no COMMAND to run; 'sleep 5' will do", 2)
+    if sys.platform != "linux":
+        return _say(f"lockstat: {_NOT_LINUX}", 2)
     if args.watch == "hold":
         return _say(f"lockstat -H: {_NO_HOLDS}", 2)
     status = 0
