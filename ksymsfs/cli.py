@@ -209,8 +209,10 @@ def _serve(
         handler = _log_handler(args)
         binding = load_binding((args.binding,) if args.binding else BINDINGS)
         _try(generations)
-        can_see = processes.are_numbered_as_here()
-        if not can_see:
+        # What FreeBSD may have at /proc is not read. There nothing can be done about a
+        # second open of a process anyway: the kernel sends none (fuse_vnop_open).
+        can_see = sys.platform == "linux" and processes.are_numbered_as_here()
+        if sys.platform == "linux" and not can_see:
             log.warning(
                 "no /proc of this pid namespace: callers cannot be told apart, so a "
                 "process may open the device more than once"
@@ -236,7 +238,7 @@ def _serve(
             )
             filesystem = Filesystem(
                 device,
-                caller=lambda: caller_of(binding) if can_see else 0,
+                caller=lambda: caller_of(binding) * (1 if can_see else -1),
                 mode=mode,
             )
             filesystem.when_mounted(mounted)

@@ -31,8 +31,9 @@ class Device:
 
     *live* says that the symbols are those of the kernel the callers run on, which may
     hide its addresses from them; *public* that the file's mode lets others than its
-    owner read. A thread id of 0 stands for a caller that cannot be seen from here, in
-    an outer pid namespace: it has no limit of one open.
+    owner read. A thread id that is not positive stands for a caller that /proc does not
+    show (0: one in an outer pid namespace, others only tell such callers apart): it has
+    no limit of one open.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class Device:
             raise self.walks.stale(tid, number)
         self.check_access(tid, flags)
         owner = None
-        if tid and self._flavor.is_exclusive:
+        if tid > 0 and self._flavor.is_exclusive:
             owner = self._processes.identify(tid)
         try:
             if owner is not None and not self._is_free(owner):
@@ -78,7 +79,7 @@ class Device:
             generation = self.walks.opened(tid, number)
         except RefusedError as error:
             refusal = error
-            if tid and self._processes.asks_for_attributes(tid):
+            if tid > 0 and self._processes.asks_for_attributes(tid):
                 refusal = RefusedError(errno.ENOTTY, "no file attributes", quiet=True)
             if refusal.errno != errno.ESTALE:
                 self.walks.forget(tid)
@@ -106,13 +107,13 @@ class Device:
             raise self.write_error()
         if not self._live:
             return
-        if tid and not self._processes.sees_kernel_addresses(tid):
+        if tid > 0 and not self._processes.sees_kernel_addresses(tid):
             raise RefusedError(
                 errno.EPERM,
                 f"thread {tid} may not see kernel addresses: it lacks CAP_SYSLOG, or "
                 "kernel.kptr_restrict hides them from everybody",
             )
-        if not tid and self._public:
+        if tid <= 0 and self._public:
             raise RefusedError(
                 errno.EPERM,
                 "a caller in an outer pid namespace cannot be checked for CAP_SYSLOG",
@@ -172,7 +173,7 @@ class Device:
     def flush(self, number: int, tid: int) -> None:
         """Thread *tid* has closed some descriptor of the handle; maybe not the last."""
         self._handles[number].flushed = True
-        if tid and any(handle.before for handle in self._owners.values()):
+        if tid > 0 and any(handle.before for handle in self._owners.values()):
             self._review_before(tid)
 
     def _review_before(self, tid: int) -> None:
@@ -207,7 +208,7 @@ class Device:
         generation = self._handles[number].generation
 
         def mapped_at() -> int:
-            if not tid:
+            if tid <= 0:
                 raise RefusedError(errno.ENXIO, "a caller in an outer pid namespace")
             try:
                 address = self._mapped_at(tid, generation, number)

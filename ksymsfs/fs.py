@@ -65,8 +65,8 @@ def _callback(
 class Filesystem:
     """The callbacks, by the names and arguments of fusepy with raw_fi.
 
-    *caller* gives the thread id of the process that is asking. *mode* is the snapshots'
-    and the listing's.
+    *caller* gives the thread id of the process that is asking, by the rules of
+    `Device`. *mode* is the snapshots' and the listing's.
     """
 
     use_ns = True  # attributes' times are integers

@@ -18,7 +18,7 @@ class Memory:
 
     *key* is what *aside* is to know the caller by. Every method raises RefusedError:
     EFAULT where there is no such memory or it does not answer, ENOTTY where the process
-    cannot be seen (*tid* 0: a caller in an outer pid namespace).
+    cannot be seen (no positive *tid*: a caller in an outer pid namespace).
     """
 
     def __init__(self, tid: int, aside: Aside, key: Hashable = None) -> None:
@@ -59,7 +59,7 @@ class Memory:
 
     def _transfer(self, call: str, address: int, data: bytes) -> bytes:
         # As much of the buffer as was transferred.
-        if not self._tid:
+        if self._tid <= 0:
             raise RefusedError(errno.ENOTTY, "a caller in an outer pid namespace")
 
         def transfer(late: Event) -> bytes:

@@ -6,8 +6,8 @@ import importlib
 import logging
 import os
 import queue
-import sys
 import threading
+from contextlib import nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -15,15 +15,24 @@ from ksymsfs.aside import start_thread
 from ksymsfs.device import snapshot_path
 from ksymsfs.errors import MountError
 from ksymsfs.fs import Filesystem
+from ksymsfs.fusefs import mounted
+from ksymsfs.mountinfo import FREEBSD
 from ksymsfs.mountpoint import FSNAME
 
 log = logging.getLogger(__name__)
 
-_FREEBSD = sys.platform.startswith("freebsd")
-
-BINDINGS = ("mfusepy",) if _FREEBSD else ("fuse", "fusepy", "mfusepy")
+BINDINGS = ("mfusepy",) if FREEBSD else ("fuse", "fusepy", "mfusepy")
 """Module names, in the order tried: fusepy as PyPI and as Debian call it, then its
-maintained fork, which knows libfuse3, and FreeBSD's struct stat since FreeBSD 12."""
+maintained fork, which knows libfuse3 on Linux, and FreeBSD's struct stat since FreeBSD
+12, but there libfuse2 alone."""
+
+_INSTALL = (
+    "install libfuse2 (pkg install fusefs-libs) and mfusepy (pip install "
+    "'ksymsfs[fuse3]')"
+    if FREEBSD
+    else "install libfuse2 (Debian: apt install libfuse2) for fusepy, or libfuse3 with "
+    "pip install 'ksymsfs[fuse3]'"
+)
 
 _NEVER = 10 * 365 * 86400  # seconds the kernel may keep what cannot change
 
@@ -42,8 +51,9 @@ def load_binding(names: tuple[str, ...] = BINDINGS) -> ModuleType:
             module = importlib.import_module(name)
         except ImportError as error:
             reasons.append(f"{name}: {error}")
-        except OSError as error:
-            # fusepy looks for libfuse2 when it is imported.
+        except (OSError, AttributeError) as error:
+            # They look for libfuse when they are imported; AttributeError: one of a
+            # version that they do not know.
             reasons.append(f"{name}: {error}")
         else:
             # python-fuse is called fuse as well, and is something else.
@@ -52,9 +62,7 @@ def load_binding(names: tuple[str, ...] = BINDINGS) -> ModuleType:
             reasons.append(f"{name}: not fusepy")
     raise MountError(
         "",
-        "no usable FUSE binding: install libfuse2 (Debian: apt install libfuse2) for "
-        "fusepy, or libfuse3 with pip install 'ksymsfs[fuse3]' "
-        f"[{'; '.join(reasons)}]",
+        f"no usable FUSE binding: {_INSTALL} [{'; '.join(reasons)}]",
     )
 
 
@@ -66,30 +74,35 @@ def serve(filesystem: Filesystem, mountpoint: str, binding: ModuleType) -> None:
     """
     started = threading.Event()
     filesystem.when_mounted(started.set)
-    options: dict[str, Any] = {
-        "foreground": True,
-        # One thread: cheaper, and two opens are never decided at the same time.
-        "nothreads": True,
-        "raw_fi": True,
+    kernel: dict[str, Any] = {
         "fsname": FSNAME,
         "subtype": FSNAME,
         "default_permissions": True,
         "allow_other": True,
         "nosuid": True,
-        **({} if _FREEBSD else {"nodev": True}),  # an option FreeBSD does not know
         "noexec": True,
+        # FreeBSD does not know nodev, and would send a SETATTR after every read.
+        "noatime" if FREEBSD else "nodev": True,
+    }
+    options: dict[str, Any] = {
+        "foreground": True,
+        # One thread: cheaper, and two opens are never decided at the same time.
+        "nothreads": True,
+        "raw_fi": True,
         "use_ino": True,
         "attr_timeout": _NEVER,
         # What a name stands for never changes either. When it stands for nothing any
         # more, OPEN says so, and Linux asks again.
-        "entry_timeout": 0 if _FREEBSD else _NEVER,
+        "entry_timeout": 0 if FREEBSD else _NEVER,
+        **kernel,
     }
     operations: object = _Operations(filesystem)
     if not hasattr(binding, "fuse_version_major"):  # fusepy
         options["max_background"] = _MAX_BACKGROUND
         operations = _Callable(filesystem)
     try:
-        binding.FUSE(operations, mountpoint, **options)
+        with mounted(mountpoint, kernel) if FREEBSD else nullcontext(mountpoint) as at:
+            binding.FUSE(operations, at, **options)
     except RuntimeError as error:
         # libfuse3 ends with an error after a signal, too.
         if not started.is_set():

@@ -1,19 +1,33 @@
-"""The mounts that a process sees: proc(5) on Linux, mount(8) -p on FreeBSD."""
+"""The mounts that a process sees: proc(5) on Linux, getfsstat(2) on FreeBSD.
+
+Never mount(8) -p there: it asks every file system, and waits for one whose server does
+not answer. Nor /proc, which may be linprocfs(5), and does the same.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
-import subprocess
+import struct
+import sys
 from pathlib import Path
 from typing import NamedTuple
+
+FREEBSD = sys.platform.startswith("freebsd")
+
+_MNT_NOWAIT = 2  # FreeBSD: what is known already
+
+# struct statfs since FreeBSD 12 (sys/sys/mount.h, STATFS_VERSION 0x20140518):
+# f_fstypename, f_mntfromname and f_mntonname, which end it.
+_STATFS = struct.Struct("280x16s1024s1024s")
 
 
 class Mount(NamedTuple):
     """One mount, as far as it is needed."""
 
     device: tuple[int, int]
-    """st_dev of its files, as major and minor."""
+    """st_dev of its files, as major and minor; 0 on FreeBSD."""
     path: str
     fstype: str
     source: str
@@ -21,23 +35,31 @@ class Mount(NamedTuple):
 
 def own_mounts() -> list[Mount]:
     """The mounts that this process sees, in the order they were made."""
-    if Path("/proc/self/mountinfo").exists():
-        return mounts()
-    listing = subprocess.run(["mount", "-p"], capture_output=True, check=True)
-    return bsd_mounts(listing.stdout)
+    return bsd_mounts(_getfsstat()) if FREEBSD else mounts()
 
 
-def bsd_mounts(listing: bytes) -> list[Mount]:
-    """The mounts of *listing*, what FreeBSD's mount -p prints: lines of fstab(5).
-
-    It tells no numbers: those are 0.
-    """
+def bsd_mounts(array: bytes) -> list[Mount]:
+    """The mounts of *array*, of FreeBSD's struct statfs."""
     found = []
-    for line in os.fsdecode(listing).splitlines():
-        source, path, fstype = line.split()[:3]
-        # strvis(3) has written space and tab as octal, as fstab(5) wants it.
-        found.append(Mount((0, 0), _unescaped(path), fstype, source))
+    for fields in _STATFS.iter_unpack(array):
+        names = (os.fsdecode(field.partition(b"\0")[0]) for field in fields)
+        fstype, source, path = names
+        found.append(Mount((0, 0), path, fstype, source))
     return found
+
+
+def _getfsstat() -> bytes:
+    libc = ctypes.CDLL(None, use_errno=True)
+    room = 64
+    while True:
+        array = ctypes.create_string_buffer(room * _STATFS.size)
+        count = libc.getfsstat(array, ctypes.c_long(len(array)), _MNT_NOWAIT)
+        if count < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        if count < room:  # else there may be more
+            return array.raw[: count * _STATFS.size]
+        room *= 2
 
 
 def mounts(mountinfo: str | os.PathLike[str] = "/proc/self/mountinfo") -> list[Mount]:

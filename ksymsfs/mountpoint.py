@@ -12,11 +12,17 @@ from pathlib import Path
 
 from ksymsfs.aside import Aside, AsideError
 from ksymsfs.errors import MountError
-from ksymsfs.mountinfo import Mount, own_mounts
+from ksymsfs.mountinfo import FREEBSD, Mount, own_mounts
 
 FSNAME = "ksymsfs"
+# The type has the subtype in it on both systems. FreeBSD's older kernels ignore fsname,
+# and call the source /dev/fuse.
+_FSTYPES = (f"fuse.{FSNAME}", f"fusefs.{FSNAME}")
 _MNT_DETACH = 2  # Linux
 _MNT_FORCE = 0x80000  # FreeBSD
+
+# How a directory without a server fails. FreeBSD: fuse_vnop_open, ENXIO.
+_DEAD = (errno.ENOTCONN, errno.ECONNABORTED, errno.ENXIO)
 
 ANSWER = 5.0
 """Seconds that a server already there may take to show that it is alive."""
@@ -40,7 +46,7 @@ class Mountpoint:
         A dead mount, which a killed server leaves, is unmounted first. Raises
         MountError where a server is running, or the path is no directory.
         """
-        self._clear_dead_mount()
+        self.clear_dead_mount()
         try:
             Path(self.path).mkdir(mode=0o755)
             self._created = True
@@ -64,28 +70,34 @@ class Mountpoint:
             raise MountError(self.path, error.strerror or str(error)) from error
         self._real = os.path.realpath(self.path)  # the path itself may be a link
 
-    def _clear_dead_mount(self) -> None:
+    def clear_dead_mount(self) -> None:
+        """Unmount what servers that are gone have left there.
+
+        Raises MountError where a server is running, or the mount is another's.
+        """
         for mount in self._mounts():
+            is_ours = mount.fstype in _FSTYPES
             try:
-                # stat(2) would be answered from the cache. A server that is stopped
-                # answers nothing.
-                Aside(seconds=ANSWER).run(None, lambda late: os.statvfs(self.path))
+                # stat(2) would be answered from the cache, and statfs(2) without the
+                # server on FreeBSD. A server that is stopped answers nothing.
+                Aside(seconds=ANSWER).run(None, lambda late: os.listdir(self.path))
             except AsideError as error:
                 raise MountError(
                     self.path, f"the {mount.fstype} mounted there: {error}"
                 ) from error
             except OSError as error:
-                if error.errno not in (errno.ENOTCONN, errno.ECONNABORTED):
+                if error.errno not in _DEAD:
                     raise MountError(self.path, str(error.strerror)) from error
             else:
-                if mount.source == FSNAME:
+                if is_ours:
+                    command = "umount" if FREEBSD else "fusermount -u"
                     raise MountError(
                         self.path,
                         "another ksymsfs is serving there; "
-                        f"end it with: fusermount -u {self.path}",
+                        f"end it with: {command} {self.path}",
                     )
                 return
-            if mount.source != FSNAME:
+            if not is_ours:
                 raise MountError(
                     self.path, f"a dead mount of {mount.source} is in the way"
                 )

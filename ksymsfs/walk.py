@@ -5,12 +5,14 @@ that it names; between them comes LOOKUP where the kernel does not know that nam
 The symbols may change between any two. The answer to that is ESTALE, for which the
 kernel walks the path again, asking for every name (fs/namei.c do_filp_open,
 LOOKUP_REVAL), but only once: the second time, the generation that READLINK named is
-good, for it was current while the open was under way.
+good, for it was current while the open was under way. FreeBSD does not walk again, so
+that this is so of the first walk there (sys/kern/vfs_vnops.c vn_open_cred).
 """
 
 from __future__ import annotations
 
 import errno
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,16 +33,24 @@ class _Walk:
     since: float
     refused: int = 0  # the number of which ESTALE was answered: a second walk follows
     asked: bool = False  # LOOKUP has found that number since
-    kept: Generation | None = None  # what READLINK named in the second walk
+    kept: Generation | None = None  # what READLINK named in the last walk
 
 
 class Walks:
-    """The walks of all threads through *generations*."""
+    """The walks of all threads through *generations*.
+
+    *retried* says that the kernel walks again after an ESTALE.
+    """
 
     def __init__(
-        self, generations: Generations, *, clock: Callable[[], float] = time.monotonic
+        self,
+        generations: Generations,
+        *,
+        retried: bool = sys.platform == "linux",
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._generations = generations
+        self._retried = retried
         self._clock = clock
         self._walks: dict[int, _Walk] = {}
 
@@ -50,7 +60,7 @@ class Walks:
         self.forget(tid)
         self._forget_old()
         current = self._generations.current()
-        if walk is not None and walk.refused:
+        if not self._retried or (walk is not None and walk.refused):
             self._generations.hold(current)
             self._walks[tid] = _Walk(self._clock(), kept=current)
         return current

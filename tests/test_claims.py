@@ -170,6 +170,15 @@ CLAIMS: dict[str, list[str]] = {
         "conformance/test_differences.py::test_every_row_is_tried"
     ],
     "`tests/conformance` holds": ["conformance/test_conformance.py::test_conformance"],
+    "On FreeBSD, which has": [
+        "ksymsfs/test_fusefs.py::test_libfuse_finds_the_device_of_a_mount_that_is_made",
+        "ksyms/test_doctor.py::test_freebsd_needs_libfuse2_and_mfusepy",
+        "guest/test_freebsd.py::test_a_fuse_mount_serves_what_the_device_serves",
+    ],
+    "FUSE is less there": [
+        "guest/test_freebsd.py::"
+        "test_the_mount_differs_from_the_device_as_the_manual_says"
+    ],
 }
 
 

@@ -29,6 +29,7 @@ _CAPABILITIES = {
     "CAP_BPF": _CAP_BPF,
 }
 _KALLSYMS = "proc/kallsyms"
+_LIBRARIES = {"libfuse2": "fuse", "libfuse3": "fuse3"}
 _BINDINGS = ("fuse", "fusepy", "mfusepy")
 
 
@@ -244,22 +245,21 @@ def _btf(machine: Machine) -> Finding:
 
 
 def _fuse(machine: Machine) -> Iterator[Finding]:
-    freebsd = machine.platform.startswith("freebsd")
     device = machine.root / "dev/fuse"
+    is_freebsd = machine.platform.startswith("freebsd")
     if not os.path.exists(device):
-        remedy = "run as root: " + ("kldload fusefs" if freebsd else "modprobe fuse")
-        yield Finding("/dev/fuse", "missing", "not there", remedy)
+        load = "kldload fusefs" if is_freebsd else "modprobe fuse"
+        yield Finding("/dev/fuse", "missing", "not there", f"run as root: {load}")
     elif not os.access(device, os.R_OK | os.W_OK):
         yield Finding("/dev/fuse", "missing", "closed to this user", "run as root")
     else:
         yield Finding("/dev/fuse", "ok", "there")
-    libraries = [
-        name
-        for name, stem in (("libfuse2", "fuse"), ("libfuse3", "fuse3"))
-        if machine.find_library(stem)
-    ]
-    bindings = [name for name in _BINDINGS if machine.has_module(name)]
-    # fusepy knows libfuse2 alone, mfusepy both.
+    # fusepy knows libfuse2 alone, mfusepy both; but on FreeBSD mfusepy alone does, and
+    # libfuse2 alone.
+    stems = {"libfuse2": "fuse"} if is_freebsd else _LIBRARIES
+    libraries = [name for name, stem in stems.items() if machine.find_library(stem)]
+    names = ("mfusepy",) if is_freebsd else _BINDINGS
+    bindings = [name for name in names if machine.has_module(name)]
     works = "libfuse2" in libraries or (
         "libfuse3" in libraries and "mfusepy" in bindings
     )
@@ -267,9 +267,9 @@ def _fuse(machine: Machine) -> Iterator[Finding]:
         yield Finding(
             "libfuse",
             "missing",
-            "neither libfuse2 nor libfuse3",
-            "run as root: pkg install fusefs-libs3"
-            if freebsd
+            f"{'no' if is_freebsd else 'neither'} {' nor '.join(stems)}",
+            "run as root: pkg install fusefs-libs"
+            if is_freebsd
             else "install it (Debian: apt install libfuse2)",
         )
     else:
@@ -281,7 +281,8 @@ def _fuse(machine: Machine) -> Iterator[Finding]:
             "FUSE binding",
             "missing",
             f"{', '.join(bindings) or 'none'}, for libfuse2",
-            "pip install 'ksymsfs[fuse3]' for libfuse3, or install libfuse2",
+            "pip install 'ksymsfs[fuse3]'"
+            + " for libfuse3, or install libfuse2" * (not is_freebsd),
         )
     unmount = next(filter(machine.which, ("fusermount3", "fusermount", "umount")), None)
     if unmount:

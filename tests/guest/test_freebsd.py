@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,11 +16,12 @@ import pytest
 import ksyms
 from ksymsfs.image import build_image
 from ksymsfs.sources.running_freebsd import RunningFreeBSD
-from tests.integration.server import LIBFUSE3, environment, serving
+from tests.integration.server import MFUSEPY, environment, serving
 
 pytestmark = pytest.mark.freebsd
 
 DEVICE = Path("/dev/ksyms")
+KIOCGSIZE = 0x40086C01  # _IOR('l', 1, size_t)
 # Can be unloaded, which an accept filter for one cannot; its one variable is static and
 # per vnet.
 MODULE = "if_disc"
@@ -79,7 +83,7 @@ def test_the_client_names_an_address_of_a_module() -> None:
 
 
 def test_a_fuse_mount_serves_what_the_device_serves(tmp_path: Path) -> None:
-    with serving(tmp_path, binding=LIBFUSE3) as server:
+    with serving(tmp_path, binding=MFUSEPY) as server:
         ours = server.device.read_bytes()
 
     assert ours == DEVICE.read_bytes()
@@ -88,11 +92,72 @@ def test_a_fuse_mount_serves_what_the_device_serves(tmp_path: Path) -> None:
 def test_a_mount_of_a_running_server_sees_a_module_at_the_next_open(
     tmp_path: Path,
 ) -> None:
-    with serving(tmp_path, binding=LIBFUSE3) as server:
+    with serving(tmp_path, binding=MFUSEPY) as server:
         before = server.device.read_bytes()
         with loading(MODULE):
             assert server.device.read_bytes() == DEVICE.read_bytes()
         assert server.device.read_bytes() == before
+
+
+def test_the_mount_of_a_killed_server_is_cleaned_at_the_next_start(
+    tmp_path: Path,
+) -> None:
+    with serving(tmp_path, binding=MFUSEPY) as first:
+        first.process.kill()
+        first.process.wait()
+        with pytest.raises(OSError) as caught:
+            os.listdir(first.mountpoint)
+        assert caught.value.errno == errno.ENXIO
+
+        with serving(tmp_path, binding=MFUSEPY) as second:
+            assert second.device.read_bytes() == DEVICE.read_bytes()
+
+
+def test_a_server_is_not_mounted_over(tmp_path: Path) -> None:
+    with serving(tmp_path, binding=MFUSEPY) as server:
+        done = subprocess.run(
+            [sys.executable, "-m", "ksymsfs", "-f", str(server.mountpoint)],
+            capture_output=True,
+            text=True,
+            env=environment(),
+        )
+
+    assert done.returncode == 1
+    assert f"end it with: umount {server.mountpoint}" in done.stderr
+
+
+def test_umount_ends_the_server(tmp_path: Path) -> None:
+    with serving(tmp_path, binding=MFUSEPY) as server:
+        subprocess.run(["umount", server.mountpoint], check=True)
+
+        assert server.process.wait(20) == 0
+        assert not server.device.is_symlink()
+
+
+def test_a_signal_unmounts_at_once_even_while_it_is_open(tmp_path: Path) -> None:
+    with (
+        serving(tmp_path, binding=MFUSEPY) as server,
+        server.device.open("rb", buffering=0) as device,
+    ):
+        server.process.terminate()
+
+        assert server.process.wait(20) == 0
+        assert not server.mountpoint.exists()
+        with pytest.raises(OSError):
+            device.read(1)
+
+
+def test_the_mount_differs_from_the_device_as_the_manual_says(tmp_path: Path) -> None:
+    with serving(tmp_path, binding=MFUSEPY) as server:
+        with server.device.open("rb") as first, server.device.open("rb") as second:
+            assert first.read(4) == second.read(4) == b"\x7fELF"
+            with pytest.raises(OSError) as caught:
+                fcntl.ioctl(first, KIOCGSIZE, bytearray(8))
+            assert caught.value.errno == errno.ENOTTY
+            busy = subprocess.run(["umount", server.mountpoint], capture_output=True)
+            assert busy.returncode != 0
+        with pytest.raises(PermissionError):
+            os.open(server.device, os.O_RDWR)
 
 
 def test_the_command_line_reads_the_device() -> None:

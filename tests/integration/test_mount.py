@@ -100,11 +100,45 @@ def test_the_mount_of_a_killed_server_is_cleaned_at_the_next_start(
         first.process.kill()
         first.process.wait()
         with pytest.raises(OSError) as caught:
-            os.statvfs(first.mountpoint)
+            os.listdir(first.mountpoint)
         assert caught.value.errno == errno.ENOTCONN
 
         with serving(tmp_path, binding=binding) as second:
             assert second.device.read_bytes()[:4] == b"\x7fELF"
+
+
+# As in Mountpoint, with less patience.
+_CLAIM = """
+import sys
+from ksymsfs import mountpoint
+mountpoint.ANSWER = 0.5
+try:
+    mountpoint.Mountpoint(sys.argv[1]).claim()
+except mountpoint.MountError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("binding", BINDINGS)
+def test_a_stopped_server_is_not_waited_for_and_keeps_its_place(
+    tmp_path: Path, binding: Binding
+) -> None:
+    with serving(tmp_path, binding=binding) as server:
+        os.listdir(server.mountpoint)  # whatever can be kept in a cache
+        os.stat(server.mountpoint)
+        server.process.send_signal(signal.SIGSTOP)
+        try:
+            said = subprocess.run(
+                [sys.executable, "-c", _CLAIM, str(server.mountpoint)],
+                capture_output=True,
+                text=True,
+                env=environment(),
+            ).stdout
+        finally:
+            server.process.send_signal(signal.SIGCONT)
+
+        assert said.endswith("fuse.ksymsfs mounted there: no answer within 0.5 s\n")
+        assert server.device.read_bytes()[:4] == b"\x7fELF"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -133,16 +133,24 @@ def test_the_rc_script_starts_stops_and_tells(tmp_path: Path) -> None:
     script = tmp_path / "rc"
     text = (SERVICE / "ksymsfs.rc").read_text()
     script.write_text(text.replace(". /etc/rc.subr", f". {tmp_path}/rc.subr"))
-    (tmp_path / "rc.subr").write_text(_RC_SUBR)
+    (tmp_path / "rc.subr").write_text(
+        f"{_RC_SUBR}\nksymsfs_mountpoint={tmp_path}/link\n"
+    )
     fakes = {
-        "mount": "cat mounted",  # FreeBSD's mount -p: lines of fstab(5)
+        # FreeBSD's mount(8): prmount().
+        "mount": '[ "$*" = "-t fusefs.ksymsfs" ] && cat mounted',
         "umount": 'echo umount "$@"; : > mounted',
-        "ksymsfs": 'echo ksymsfs "$@"; echo "x /var/run/ksymsfs fusefs" > mounted',
+        "ksymsfs": 'echo ksymsfs "$@"; echo '
+        f'"x on {tmp_path}/mnt (fusefs.ksymsfs, nosuid)" > mounted',
     }
     for name, body in fakes.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
         (tmp_path / name).chmod(0o755)
-    (tmp_path / "mounted").write_text("/dev/ada0p2 / ufs rw 1 1\n")
+    other = f"y on {tmp_path}/mnt2 (fusefs.ksymsfs, nosuid)\n"
+    (tmp_path / "mounted").write_text(other)
+    (tmp_path / "mnt").mkdir()
+    (tmp_path / "link").symlink_to("mnt")
+    mountpoint = f"{tmp_path}/link"  # mount(8) has the path without links
 
     def run(action: str) -> tuple[int, list[str]]:
         result = subprocess.run(
@@ -157,12 +165,12 @@ def test_the_rc_script_starts_stops_and_tells(tmp_path: Path) -> None:
         assert first == "ksymsfs ksymsfs_enable fusefs"
         return result.returncode, lines
 
-    mounted = "ksymsfs is mounted on /var/run/ksymsfs."
+    mounted = f"ksymsfs is mounted on {mountpoint}."
     assert run("status") == (1, ["ksymsfs is not running."])
     assert run("stop") == (1, ["ksymsfs is not running."])
-    assert run("start") == (0, ["ksymsfs --device none /var/run/ksymsfs"])
+    assert run("start") == (0, [f"ksymsfs --device none {mountpoint}"])
     assert run("status") == (0, [mounted])
-    assert run("stop") == (0, ["Stopping ksymsfs.", "umount /var/run/ksymsfs"])
+    assert run("stop") == (0, ["Stopping ksymsfs.", f"umount {mountpoint}"])
     assert run("status") == (1, ["ksymsfs is not running."])
 
 

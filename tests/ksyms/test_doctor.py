@@ -134,8 +134,27 @@ def test_freebsd_is_asked_for_its_own_things(look: Look) -> None:
     found = look({"dev/fuse": None}, libraries=(), platform="freebsd14")
 
     assert found["/dev/fuse"].remedy == "run as root: kldload fusefs"
-    assert found["libfuse"].remedy == "run as root: pkg install fusefs-libs3"
     assert "addresses" not in found
+
+
+@pytest.mark.parametrize(
+    ("libraries", "modules", "libfuse", "binding"),
+    [
+        (("fuse",), ("mfusepy",), "ok", "ok"),
+        (("fuse3",), ("mfusepy",), "missing", "missing"),
+        (("fuse",), ("fuse",), "ok", "missing"),
+    ],
+)
+def test_freebsd_needs_libfuse2_and_mfusepy(
+    look: Look, libraries: object, modules: object, libfuse: str, binding: str
+) -> None:
+    found = look(libraries=libraries, modules=modules, platform="freebsd14")
+
+    assert (found["libfuse"].status, found["FUSE binding"].status) == (libfuse, binding)
+    if libfuse == "missing":
+        assert found["libfuse"].remedy == "run as root: pkg install fusefs-libs"
+    if binding == "missing":
+        assert found["FUSE binding"].remedy == "pip install 'ksymsfs[fuse3]'"
 
 
 def test_another_system_can_read_images(look: Look) -> None:

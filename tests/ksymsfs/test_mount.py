@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -34,11 +36,13 @@ class Binding:
         self.connection = SimpleNamespace(max_background=12)
         self.options: dict[str, Any] = {}
         self.operations: Any = None
+        self.mountpoint = ""
         if is_mfusepy:
             self.fuse_version_major = 3
 
     def FUSE(self, operations: Any, mountpoint: str, **options: Any) -> None:
         self.operations, self.options = operations, options
+        self.mountpoint = mountpoint
         if self.starts:
             if hasattr(self, "fuse_version_major"):
                 operations.init_with_config(self.connection, None)
@@ -86,6 +90,17 @@ def test_a_binding_without_its_library_is_passed_over(
     monkeypatch.setitem(sys.modules, "second", works)
 
     assert load_binding(("no_libfuse", "second")) is works
+
+
+def test_a_binding_that_does_not_know_the_libfuse_there_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What mfusepy raises at import on FreeBSD where there is libfuse3 alone.
+    (tmp_path / "alien.py").write_text('raise AttributeError("wrong major version: 3")')
+    monkeypatch.syspath_prepend(tmp_path)
+
+    with pytest.raises(MountError, match="alien: wrong major version: 3"):
+        load_binding(("alien",))
 
 
 def test_without_any_binding_it_says_what_to_install(
@@ -150,6 +165,35 @@ def test_fusepy_gets_operations_that_are_called(filesystem: Filesystem) -> None:
     run(binding, filesystem)
 
     assert binding.operations("readlink", "/ksyms") == "snapshots/1"
+
+
+def test_freebsd_is_given_what_it_knows_and_a_mount_that_is_there(
+    filesystem: Filesystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[tuple[str, Mapping[str, object]]] = []
+
+    @contextmanager
+    def mounted(path: str, options: Mapping[str, object]) -> Iterator[str]:
+        given.append((path, options))
+        yield "/elsewhere"
+
+    monkeypatch.setattr(mount, "FREEBSD", True)
+    monkeypatch.setattr(mount, "mounted", mounted)
+    binding = Binding(is_mfusepy=True)
+
+    run(binding, filesystem)
+
+    ((path, kernel),) = given
+    assert path == "/mnt"
+    assert binding.mountpoint == "/elsewhere"
+    assert kernel == {
+        **dict.fromkeys(("fsname", "subtype"), "ksymsfs"),
+        **dict.fromkeys(("default_permissions", "allow_other"), True),
+        **dict.fromkeys(("nosuid", "noexec", "noatime"), True),
+    }
+    # A name would be looked up no more after ESTALE, which is not tried again there.
+    assert binding.options["entry_timeout"] == 0
+    assert binding.options["attr_timeout"] > 1e8
 
 
 @pytest.mark.parametrize("is_mfusepy", [False, True], ids=["fusepy", "mfusepy"])

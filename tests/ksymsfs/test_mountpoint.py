@@ -21,12 +21,12 @@ class Mounts:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.all: list[Mount] = []
         self.unmounted: list[str] = []
-        self.statvfs: OSError | None = None
+        self.error: OSError | None = None
         self.blocks = threading.Event()
         self.blocks.set()
         monkeypatch.setattr(module, "own_mounts", lambda: list(self.all))
         monkeypatch.setattr(module, "unmount", self.unmount)
-        monkeypatch.setattr(os, "statvfs", self.look)
+        monkeypatch.setattr(os, "listdir", self.look)
 
     def add(self, path: Path, source: str = "ksymsfs", number: int = 50) -> None:
         kind = "fuse.ksymsfs" if source == "ksymsfs" else "fuse.other"
@@ -36,10 +36,11 @@ class Mounts:
         self.unmounted.append(path)
         self.all.pop()
 
-    def look(self, path: str) -> None:
+    def look(self, path: str) -> list[str]:
         self.blocks.wait(20)
-        if self.statvfs is not None:
-            raise self.statvfs
+        if self.error is not None:
+            raise self.error
+        return ["ksyms", "modules", "snapshots"]
 
 
 @pytest.fixture
@@ -119,10 +120,22 @@ def test_what_cannot_be_mounted_on_says_why(
     assert str(tmp_path / name) in str(caught.value)
 
 
-@pytest.mark.parametrize("number", [errno.ENOTCONN, errno.ECONNABORTED])
-def test_a_dead_mount_is_undone(tmp_path: Path, mounts: Mounts, number: int) -> None:
-    mounts.add(tmp_path)
-    mounts.statvfs = OSError(number, os.strerror(number))
+# ksymsfs as mount of each system: older kernels of FreeBSD say nothing but /dev/fuse.
+OURS = [
+    ("fuse.ksymsfs", "ksymsfs"),
+    ("fusefs.ksymsfs", "ksymsfs"),
+    ("fusefs.ksymsfs", "/dev/fuse"),
+]
+
+
+@pytest.mark.parametrize(("fstype", "source"), OURS)
+# Linux, Linux by fusectl, FreeBSD.
+@pytest.mark.parametrize("number", [errno.ENOTCONN, errno.ECONNABORTED, errno.ENXIO])
+def test_a_dead_mount_is_undone(
+    tmp_path: Path, mounts: Mounts, number: int, fstype: str, source: str
+) -> None:
+    mounts.all.append(Mount((0, 50), str(tmp_path), fstype, source))
+    mounts.error = OSError(number, os.strerror(number))
 
     mountpoint = Mountpoint(str(tmp_path))
     mountpoint.claim()
@@ -136,7 +149,7 @@ def test_dead_mounts_on_one_another_are_all_undone(
 ) -> None:
     for _ in range(3):
         mounts.add(tmp_path)
-    mounts.statvfs = OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+    mounts.error = OSError(errno.ENOTCONN, "Transport endpoint is not connected")
 
     mountpoint = Mountpoint(str(tmp_path))
     mountpoint.claim()
@@ -145,12 +158,32 @@ def test_dead_mounts_on_one_another_are_all_undone(
     assert mounts.unmounted == [str(tmp_path)] * 3
 
 
-def test_a_living_server_is_left_alone(tmp_path: Path, mounts: Mounts) -> None:
-    mounts.add(tmp_path)
+@pytest.mark.parametrize(("fstype", "source"), OURS)
+def test_a_living_server_is_left_alone(
+    tmp_path: Path, mounts: Mounts, fstype: str, source: str
+) -> None:
+    mounts.all.append(Mount((0, 50), str(tmp_path), fstype, source))
 
     with pytest.raises(MountError, match="another ksymsfs is serving there; end it"):
         Mountpoint(str(tmp_path)).claim()
     assert mounts.unmounted == []
+
+
+@pytest.mark.parametrize(
+    ("is_freebsd", "command"), [(False, "fusermount -u"), (True, "umount")]
+)
+def test_how_to_end_a_living_server_is_said_in_the_systems_words(
+    tmp_path: Path,
+    mounts: Mounts,
+    monkeypatch: pytest.MonkeyPatch,
+    is_freebsd: bool,
+    command: str,
+) -> None:
+    monkeypatch.setattr(module, "FREEBSD", is_freebsd)
+    mounts.add(tmp_path)
+
+    with pytest.raises(MountError, match=f"end it with: {command} {tmp_path}$"):
+        Mountpoint(str(tmp_path)).claim()
 
 
 def test_a_server_that_does_not_answer_is_not_waited_for(
@@ -169,7 +202,7 @@ def test_another_dead_file_system_is_not_ours_to_undo(
     tmp_path: Path, mounts: Mounts
 ) -> None:
     mounts.add(tmp_path, "sshfs")
-    mounts.statvfs = OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+    mounts.error = OSError(errno.ENOTCONN, "Transport endpoint is not connected")
 
     with pytest.raises(MountError, match="a dead mount of sshfs is in the way"):
         Mountpoint(str(tmp_path)).claim()
@@ -180,7 +213,7 @@ def test_a_file_system_that_fails_otherwise_says_so(
     tmp_path: Path, mounts: Mounts
 ) -> None:
     mounts.add(tmp_path)
-    mounts.statvfs = OSError(errno.EIO, "Input/output error")
+    mounts.error = OSError(errno.EIO, "Input/output error")
 
     with pytest.raises(MountError, match="Input/output error"):
         Mountpoint(str(tmp_path)).claim()
@@ -189,7 +222,7 @@ def test_a_file_system_that_fails_otherwise_says_so(
 def test_mounts_elsewhere_do_not_matter(tmp_path: Path, mounts: Mounts) -> None:
     mounts.add(tmp_path.parent)
     mounts.add(tmp_path / "below")
-    mounts.statvfs = OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+    mounts.error = OSError(errno.ENOTCONN, "Transport endpoint is not connected")
 
     mountpoint = Mountpoint(str(tmp_path))
     mountpoint.claim()

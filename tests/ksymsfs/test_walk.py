@@ -15,13 +15,13 @@ from tests.ksymsfs.fakes import FakeClock, FakeSource, build
 class Path:
     """The path of the device, and threads that walk it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, retried: bool = True) -> None:
         self.source, self.clock = FakeSource(), FakeClock()
         self.dropped: list[int] = []
         self.generations = Generations(
             self.source, build, clock=self.clock, dropped=self.dropped.append
         )
-        self.walks = Walks(self.generations, clock=self.clock)
+        self.walks = Walks(self.generations, retried=retried, clock=self.clock)
 
     def change(self) -> None:
         self.source.state += 1
@@ -95,6 +95,34 @@ def test_what_the_second_walk_keeps_is_let_go_with_the_open(path: Path) -> None:
 
     assert [g.number for g in path.generations.all()] == [third]
     assert path.dropped == [number, second]
+
+
+def test_where_the_path_is_not_walked_again_the_first_walk_succeeds() -> None:
+    path = Path(retried=False)
+    number = path.walk(1)
+    path.change()
+    second = path.walk(2)  # another's, to whom the first is gone
+
+    assert second == number + 1
+    assert path.opened(1, number).number == number
+    assert path.failure(3, number) == errno.ESTALE
+
+
+def test_what_such_a_walk_keeps_is_let_go_with_the_open_or_the_next_walk() -> None:
+    path = Path(retried=False)
+    first = path.walk(1)
+    path.generations.release(path.opened(1, path.walk(1)))
+    path.walk(2)  # and never opens it
+    path.change()
+    second = path.walk(3)
+    assert path.dropped == []
+
+    path.walk(2)
+    assert path.dropped == [first]
+    path.change()
+    path.clock.now += SECONDS + 1
+    path.walk(4)
+    assert path.dropped == [first, second]
 
 
 def test_a_third_walk_is_a_first_one_again(path: Path) -> None:

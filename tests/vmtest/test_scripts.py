@@ -102,6 +102,8 @@ def test_freebsd_is_provisioned_once_and_restarted_each_time(tmp_path: Path) -> 
     (first, second), files = provision("freebsd", tmp_path)
 
     assert {*COMMANDS, "usr/local/etc/rc.d/ksymsfs "} <= {*files}
+    installed = {word for call in first if call[:4] == "pkg " for word in call.split()}
+    assert "fusefs-libs" in installed
     once = {
         "kldload ksyms",
         "kldload fusefs",
