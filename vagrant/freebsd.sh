@@ -6,7 +6,7 @@ set -eu
 
 export ASSUME_ALWAYS_YES=yes
 # libfuse2: mfusepy does not know libfuse3 on FreeBSD.
-pkg install -q python3 fusefs-libs binutils
+pkg install -q python3 fusefs-libs
 # The packages of Python modules are named after the one version they are built for.
 pkg install -q "$(python3 -c 'import sys; print("py%d%d" % sys.version_info[:2])')-numpy"
 

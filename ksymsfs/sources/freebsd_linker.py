@@ -92,7 +92,7 @@ def has_vimage(kernel: ObjectFile) -> bool:
 def _relocatable(
     module: ObjectFile, address: int, size: int | None, elsewhere: _Elsewhere
 ) -> LinkerFile:
-    if not any(s.type == SHT.SYMTAB for s in module.sections):
+    if not _has_symtab(module):
         raise module.error("has no symbol table, which a module must have")
     # Kernels before 14 do not load constructors; only the size tells which it was.
     layouts = [
@@ -128,6 +128,10 @@ def _relocatable(
         module.strtab,
         places,
     )
+
+
+def _has_symtab(module: ObjectFile) -> bool:
+    return any(s.type == SHT.SYMTAB for s in module.sections)
 
 
 def _lay_out(
@@ -226,8 +230,10 @@ def _shared(module: ObjectFile, address: int, size: int | None) -> LinkerFile:
     start, end = _bounds(module)
     sizes = [-(-end // page) * page - start // page * page for page in _PAGES]
     module.check_fit(address, sizes[0])
-    # The boot loader counts the tables that it loads, too.
-    preloaded = end - start + module.symtab.nbytes + len(module.strtab)
+    # The boot loader counts the tables that it loads, too: a stripped file has none.
+    preloaded = end - start
+    if _has_symtab(module):
+        preloaded += module.symtab.nbytes + len(module.strtab)
     if size is not None and size not in sizes and size < preloaded:
         raise module.error(
             f"takes {sizes[0]:#x} bytes when loaded, not {size:#x}: "

@@ -106,7 +106,7 @@ class RunningFreeBSD(Source):
         path = self._uncompressed_path(stat)
         # The loader unpacks what it finds as FILE.gz, and says FILE (gzipfs.c).
         packed = path.with_name(path.name + ".gz")
-        return packed if packed.exists() and not path.exists() else path
+        return packed if not path.exists() and packed.exists() else path
 
     def _uncompressed_path(self, stat: KldStat) -> Path:
         if stat.pathname.startswith("/"):

@@ -315,6 +315,16 @@ def test_a_module_without_symtab_gives_its_dynamic_symbols(tmp_path: Path) -> No
     assert symbols["exported"] == (BASE + 0x1010, 1)
 
 
+def test_a_stripped_module_that_was_preloaded_is_no_larger(tmp_path: Path) -> None:
+    text = Sec(".text", PROGBITS, ALLOC, addr=0x1000, size=0x100)
+    dynamic = tables([Sym("exported", 0x1010)], link=3, dynamic=True)
+    module = Elf([text, *dynamic], ET_DYN, segments=[(0, 0x1100)])
+
+    symbols = symbols_of(tmp_path, kernel_elf(), module, f"{BASE:#x}+0x1100")
+
+    assert symbols["exported"] == (BASE + 0x1010, 1)
+
+
 def test_the_full_table_is_preferred_to_the_dynamic_one(tmp_path: Path) -> None:
     text = Sec(".text", PROGBITS, ALLOC, addr=0x1000, size=0x100)
     dynamic = tables([Sym("exported", 0x1010)], link=3, dynamic=True)
