@@ -1,7 +1,7 @@
 """Runs a module as FreeBSD's Python would: ``python freebsd_stand_in.py MODULE ARGS``.
 
 What sys, os and the C library have there and not here, and the other way round, as far
-as programs can ask for it. $KLD_LIBRARY has the kernel linker's calls (kld_stub.c).
+as programs can ask for it. $KLD_LIBRARY has FreeBSD's own calls (kld_stub.c).
 Error numbers stay Linux's.
 """
 
@@ -33,11 +33,11 @@ LINUX_ONLY = {
     "time": "CLOCK_MONOTONIC_RAW",
 }
 
-KLD = ("kldnext", "kldstat", "kldsym", "sysctlbyname")
+CALLS = ("kldnext", "kldstat", "kldsym", "sysctlbyname", "getfsstat", "unmount")
 
 
 class CLibrary(ctypes.CDLL):
-    """The C library: of its functions, those of kld(4), and no Linux call."""
+    """The C library: of its functions, those that only FreeBSD has."""
 
     def __init__(self, name: str | None, *args: Any, **kwargs: Any) -> None:
         if name is not None:
@@ -45,7 +45,7 @@ class CLibrary(ctypes.CDLL):
         super().__init__(os.environ["KLD_LIBRARY"], *args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        if name in KLD or name.startswith("_"):
+        if name in CALLS or name.startswith("_"):
             return super().__getattr__(name)
         raise AttributeError(f'Undefined symbol "{name}"')
 

@@ -152,3 +152,95 @@ def test_the_tests_for_freebsd_can_be_collected_there(freebsd: Run) -> None:
 
     assert done.returncode == 0, done.stdout
     assert "tests/guest/test_freebsd.py::test_our_image_is_the_kernels" in done.stdout
+
+
+# mfusepy, when the kernel opens the device once and then a signal ends the server.
+MFUSEPY = """
+import errno
+import hashlib
+import os
+from types import SimpleNamespace
+
+fuse_version_major = 2
+Operations = object
+
+
+def fuse_get_context():
+    return 0, 0, 4711
+
+
+def FUSE(operations, mountpoint, **options):
+    assert os.environ["FUSE_NO_MOUNT"] == "1"
+    assert os.path.exists(mountpoint) and not os.path.isdir(mountpoint)
+    fd = int(os.environ["FUSE_DEV_FD"])
+    assert os.path.samestat(os.fstat(fd), os.stat("/dev/fuse"))
+    operations.init_with_config(SimpleNamespace(max_background=0), None)
+    path = f"/{operations.readlink('/ksyms')}"
+    size = operations.getattr(path)["st_size"]
+    info = SimpleNamespace(flags=os.O_RDONLY, fh=0, direct_io=0, keep_cache=0)
+    operations.open(path, info)
+    image = operations.read(path, size, 0, info)
+    print(hashlib.sha256(image).hexdigest(), os.readlink("LINK"), flush=True)
+    operations.flush(path, info)
+    operations.release(path, info)
+    os.close(fd)
+    os.listdir = dead
+
+
+def dead(path):
+    raise OSError(errno.ENXIO, "Device not configured")
+"""
+
+MOUNT_FUSEFS = """#!/bin/sh
+echo "$*" >>calls
+[ ! -e refuse ] || { echo "mount_fusefs: $4: Operation not permitted" >&2; exit 71; }
+cp mount mounts
+"""
+
+
+@pytest.fixture
+def ksymsfs(freebsd: Run, data: Path, tmp_path: Path) -> Run:
+    """Runs ksymsfs with its mount_fusefs and its mfusepy in the directory of a test."""
+    if not Path("/dev/fuse").exists():
+        pytest.skip("there is no /dev/fuse")
+    (tmp_path / "mfusepy.py").write_text(MFUSEPY.replace("LINK", f"{tmp_path}/ksyms"))
+    (tmp_path / "mount_fusefs").write_text(
+        MOUNT_FUSEFS.replace("#!/bin/sh", f"#!/bin/sh\ncd {tmp_path} || exit")
+    )
+    (tmp_path / "mount_fusefs").chmod(0o755)
+    statfs = (data / "freebsd-mounts" / "statfs.bin").read_bytes()[2 * 2344 : 3 * 2344]
+    path = os.fsencode(tmp_path / "mnt").ljust(1024, b"\0")
+    (tmp_path / "mount").write_bytes(statfs[:1320] + path)
+
+    def run() -> subprocess.CompletedProcess[str]:
+        return freebsd(
+            *("ksymsfs", "-f", "--device", tmp_path / "ksyms", tmp_path / "mnt"),
+            MOUNTS=str(tmp_path / "mounts"),
+            PATH=f"{tmp_path}:{os.environ['PATH']}",
+            PYTHONPATH=f"{tmp_path}:{environment()['PYTHONPATH']}",
+        )
+
+    return run
+
+
+def test_ksymsfs_mounts_serves_and_unmounts(ksymsfs: Run, tmp_path: Path) -> None:
+    done = ksymsfs()
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{STATE_1} {tmp_path}/mnt/ksyms\n"
+    _, options, _, path = (tmp_path / "calls").read_text().split()
+    assert path == f"{tmp_path}/mnt"
+    assert "subtype=ksymsfs" in options.split(",")
+    left = {"mfusepy.py", "mount_fusefs", "mount", "calls"}
+    assert {name for name in os.listdir(tmp_path) if name[0] != "_"} == left
+
+
+def test_ksymsfs_ends_where_mount_fusefs_refuses(ksymsfs: Run, tmp_path: Path) -> None:
+    (tmp_path / "refuse").touch()
+
+    done = ksymsfs()
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "mnt: Operation not permitted" in done.stderr
+    assert not (tmp_path / "mnt").exists()
+    assert not (tmp_path / "ksyms").is_symlink()

@@ -2,9 +2,13 @@
  * FreeBSD's kldnext(2), kldstat(2), kldsym(2) and sysctlbyname(3) for a machine with
  * the two linker files that were recorded on FreeBSD 13.2. Structures as in
  * sys/sys/linker.h; wrong versions are EINVAL, unknown ids and names ENOENT.
+ *
+ * getfsstat(2) and unmount(2) for a machine whose mounts are in the file $MOUNTS.
  */
 #include <errno.h>
 #include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #ifndef BOOT /* where the kernel and its modules are */
@@ -84,4 +88,29 @@ sysctlbyname(const char *name, void *old, size_t *length, const void *new, size_
 	memcpy(old, bootfile, sizeof(bootfile));
 	*length = sizeof(bootfile);
 	return (0);
+}
+
+int
+getfsstat(void *array, long size, int mode)
+{
+	FILE *mounts;
+	size_t count;
+
+	if (mode != 2) /* MNT_NOWAIT: whoever waits may wait for itself */
+		return (fail(EINVAL));
+	mounts = fopen(getenv("MOUNTS"), "r");
+	if (mounts == NULL)
+		return (0);
+	count = fread(array, 2344, size / 2344, mounts);
+	fclose(mounts);
+	return (count);
+}
+
+int
+unmount(const char *path, int flags)
+{
+	(void)path;
+	if (flags != 0x80000) /* MNT_FORCE: it may be busy */
+		return (fail(EBUSY));
+	return (remove(getenv("MOUNTS")));
 }
