@@ -371,6 +371,14 @@ def test_annotate_reads_files_against_a_capture(
     )
 
 
+def test_annotate_says_that_it_has_no_json(image: str, capsys: Captured) -> None:
+    assert main(["-k", image, "-j", "annotate"]) == 2
+    assert capsys.readouterr() == (
+        "",
+        "ksyms: annotate: the text is the output, not JSON\n",
+    )
+
+
 def test_annotate_of_a_file_that_is_not_there_exits_2(
     image: str, tmp_path: Path, capsys: Captured
 ) -> None:

@@ -211,11 +211,23 @@ def test_map_as_json(image: str, capsys: Captured) -> None:
     }
 
 
-def test_map_writes_pictures(image: str, tmp_path: Path) -> None:
+def test_a_picture_can_be_had_beside_the_json(
+    image: str, tmp_path: Path, capsys: Captured
+) -> None:
+    svg = tmp_path / "map.svg"
+
+    assert main(["-k", image, "map", "-j", "-o", str(svg)]) == 0
+
+    assert [file["name"] for file in json.loads(capsys.readouterr().out)][1] == "mod"
+    assert ElementTree.parse(svg).getroot().tag == f"{SVG}svg"
+
+
+def test_map_writes_pictures(image: str, tmp_path: Path, capsys: Captured) -> None:
     svg, html = tmp_path / "map.svg", tmp_path / "map.html"
 
     assert main(["-k", image, "map", "-o", str(svg)]) == 0
     assert main(["-k", image, "map", "-o", str(html)]) == 0
+    assert capsys.readouterr().out == ""
 
     assert ElementTree.parse(svg).getroot().tag == f"{SVG}svg"
     cells: list[str] = []

@@ -58,6 +58,9 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Annotate args.files, or standard input."""
+    if args.json:
+        print("ksyms: annotate: the text is the output, not JSON", file=sys.stderr)
+        return 2
     files = args.files or ["-"]
     if args.ksyms == "-" and "-" in files:
         print("ksyms: standard input cannot be both image and text", file=sys.stderr)

@@ -39,7 +39,7 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    """Print the table, or write the picture."""
+    """Write the picture, print the records; the table if neither is wanted."""
     kind = os.path.splitext(args.output or "")[1].lower()
     if args.output and kind not in (".svg", ".html"):
         print(f"ksyms: {args.output}: a picture is *.svg or *.html", file=sys.stderr)
@@ -49,11 +49,11 @@ def run(args: Namespace) -> int:
     memory = memory_map(read_image(args.ksyms))
     if args.output:
         _write_picture(memory, args.output, args.ksyms or default_image())
-    elif args.json:
+    if args.json:
         from ksyms.output import print_records
 
         print_records(_records(memory), args)
-    else:
+    elif not args.output:
         print("\n".join(_table(memory)))
     return 0
 
