@@ -2,10 +2,11 @@
 
     python3 -m tests.guest.reader DEVICE REFERENCE STOP
 
-REFERENCE is an image with `dummy` as its last module; the reader ends when the file
-STOP is there, and prints what it saw as JSON. An image is torn when it lacks anything
-of the kernel or of another module, or has some symbols of `dummy` but not all. An open
-that fails with ENXIO is tried again at once.
+REFERENCE is an image with `dummy` as its last module. The reader says when it first sees
+an image with it, and one without; it ends when the file STOP is there, and prints how
+often it saw what as JSON. An image is torn when it lacks anything of the kernel or of
+another module, or has some symbols of `dummy` but not all. An open that fails with ENXIO
+is tried again at once.
 """
 
 from __future__ import annotations
@@ -95,10 +96,12 @@ def main() -> int:
     checker = Checker(Path(sys.argv[2]).read_bytes())
     seen = {"with": 0, "without": 0, "torn": 0, "enxio": 0, "most enxio in a row": 0}
     row = 0
-    print("reading", flush=True)
     while not stop.exists():
         try:
-            seen[checker.look(*read(device))] += 1
+            what = checker.look(*read(device))
+            if not seen[what]:
+                print(what, flush=True)
+            seen[what] += 1
             row = 0
         except OSError as error:
             if error.errno != errno.ENXIO:
