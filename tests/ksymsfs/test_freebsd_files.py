@@ -305,22 +305,15 @@ def test_every_symbol_of_a_shared_object_module_moves_by_its_address(
     assert symbols[""] == (BASE, 0)
 
 
-def test_a_module_without_symtab_gives_its_dynamic_symbols(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "size", ["", "+0x2000", "+0x1100"], ids=["unsaid", "whole pages", "preloaded"]
+)
+def test_a_stripped_module_gives_its_dynamic_symbols(tmp_path: Path, size: str) -> None:
     text = Sec(".text", PROGBITS, ALLOC, addr=0x1000, size=0x100)
     dynamic = tables([Sym("exported", 0x1010)], link=3, dynamic=True)
     module = Elf([text, *dynamic], ET_DYN, segments=[(0, 0x1100)])
 
-    symbols = symbols_of(tmp_path, kernel_elf(), module, f"{BASE:#x}")
-
-    assert symbols["exported"] == (BASE + 0x1010, 1)
-
-
-def test_a_stripped_module_that_was_preloaded_is_no_larger(tmp_path: Path) -> None:
-    text = Sec(".text", PROGBITS, ALLOC, addr=0x1000, size=0x100)
-    dynamic = tables([Sym("exported", 0x1010)], link=3, dynamic=True)
-    module = Elf([text, *dynamic], ET_DYN, segments=[(0, 0x1100)])
-
-    symbols = symbols_of(tmp_path, kernel_elf(), module, f"{BASE:#x}+0x1100")
+    symbols = symbols_of(tmp_path, kernel_elf(), module, f"{BASE:#x}{size}")
 
     assert symbols["exported"] == (BASE + 0x1010, 1)
 
