@@ -208,7 +208,8 @@ class Filesystem:
 
     @_callback
     def statfs(self, path: str) -> dict[str, Any]:
-        return {"f_bsize": 4096, "f_namemax": 255}
+        # FreeBSD takes f_frsize for the size of a block, Linux f_bsize.
+        return {"f_bsize": 4096, "f_frsize": 4096, "f_namemax": 255}
 
     @_callback
     def truncate(self, path: str, *args: object) -> int:

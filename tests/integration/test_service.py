@@ -119,6 +119,7 @@ def test_the_rc_script_is_a_good_shell_script() -> None:
 # rc.subr(8), as much of it as the script uses.
 _RC_SUBR = """
 load_rc_config() { ksymsfs_enable=YES ksymsfs_flags="--device none"; }
+wait_for_pids() { echo "waiting for $*"; }
 run_rc_command() {
 	echo "$name" "$rcvar" "$required_modules"
 	case $1 in
@@ -140,6 +141,8 @@ def test_the_rc_script_starts_stops_and_tells(tmp_path: Path) -> None:
         # FreeBSD's mount(8): prmount().
         "mount": '[ "$*" = "-t fusefs.ksymsfs" ] && cat mounted',
         "umount": 'echo umount "$@"; : > mounted',
+        # An instance elsewhere is not waited for.
+        "pgrep": f'echo "$*" | grep -q "^-f /usr.*{tmp_path}/link.$" && echo 1 2',
         "ksymsfs": 'echo ksymsfs "$@"; echo '
         f'"x on {tmp_path}/mnt (fusefs.ksymsfs, nosuid)" > mounted',
     }
@@ -170,7 +173,8 @@ def test_the_rc_script_starts_stops_and_tells(tmp_path: Path) -> None:
     assert run("stop") == (1, ["ksymsfs is not running."])
     assert run("start") == (0, [f"ksymsfs --device none {mountpoint}"])
     assert run("status") == (0, [mounted])
-    assert run("stop") == (0, ["Stopping ksymsfs.", f"umount {mountpoint}"])
+    stopping = ["Stopping ksymsfs.", f"umount {mountpoint}", "waiting for 1 2"]
+    assert run("stop") == (0, stopping)
     assert run("status") == (1, ["ksymsfs is not running."])
 
 
