@@ -2,11 +2,11 @@
 
     python3 -m tests.guest.reader DEVICE REFERENCE STOP
 
-REFERENCE is an image with `dummy` as its last module. The reader says when it first sees
-an image with it, and one without; it ends when the file STOP is there, and prints how
-often it saw what as JSON. An image is torn when it lacks anything of the kernel or of
-another module, or has some symbols of `dummy` but not all. An open that fails with ENXIO
-is tried again at once.
+REFERENCE is an image with `dummy` as its last module. The reader says when it first
+sees an image with it, and one without; it ends when the file STOP is there, and prints
+how often it saw what as JSON. An image is torn when it lacks anything of the kernel or
+of another module, or has some symbols of `dummy` but not all. An open that fails with
+ENXIO is tried again at once.
 """
 
 from __future__ import annotations
