@@ -40,6 +40,8 @@ class AddressIndex:
         if (
             isinstance(records, Image)
             and records.has_linker_files
+            # Behind the first null symbol: all symbols are in runs.
+            and records.run_starts[0] <= 2
             and len(records.run_starts) <= _MOST_RUNS
         ):
             self._left = _FIRST_ADDRESSES

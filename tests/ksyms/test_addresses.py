@@ -7,6 +7,7 @@ to the next one of its linker file, and to the end of its section.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 import ksyms
 import ksyms.addresses
 from ksyms import SymbolTable
+from ksyms.elf import SHN_ABS
 from ksyms.flat import flat_bounds
 from ksyms.image import Image
 from ksyms.ranges import image_ranges
@@ -29,6 +31,7 @@ from tests.elf_writer import Sym
 from tests.ksyms.images import NATIVE, bare_elf, kernel_image
 
 TOP = 2**64 - 1
+STT_FILE = 4
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -214,6 +217,22 @@ def test_a_damaged_name_is_no_concern_of_other_symbols() -> None:
         assert found == [row.value for row in rows[:-1]]
     with pytest.raises(ksyms.ImageError, match="has no name"):
         table.symbolize(rows[-1].value)
+
+
+def test_symbols_before_the_first_linker_file_are_found_from_the_start() -> None:
+    image = bytearray(kernel_image())
+    first = Image(bytes(image)).linker_files[0]
+    (mark,) = (
+        at
+        for at in range(len(image) - 23)
+        if struct.unpack_from("<BBHQQ", image, at)
+        == (STT_FILE, 0, SHN_ABS, first.address, first.size)
+    )
+    image[mark] = 0  # the kernel's own: its symbols stand in no run
+    table = SymbolTable.from_bytes(bytes(image))
+
+    assert table.symbolize(0x81000041).symbol.name == "vfs_read"
+    assert table.symbolize(0x81000041).symbol.name == "vfs_read"
 
 
 def test_symbols_made_together_are_those_made_one_by_one() -> None:
