@@ -90,16 +90,16 @@ def memory_map(image: Image) -> MemoryMap:
         | (start[1:] - end[:-1] > np.uint64(_GAP))
     )
     firsts = np.flatnonzero(new)
-    lasts = np.append(firsts[1:], len(owned)) - 1
+    following = np.append(firsts, len(owned))[1:]
     covered = np.add.reduceat(size, firsts) if len(firsts) else size
-    counts = np.append(firsts[1:], len(owned)) - firsts
+    counts = following - firsts
     parts = tuple(
         Part(names[f], KINDS[k], s, e or 1 << image.bits, c, n)
         for f, k, s, e, c, n in zip(
             file[firsts].tolist(),
             kind[firsts].tolist(),
             start[firsts].tolist(),
-            end[lasts].tolist(),
+            end[following - 1].tolist(),
             covered.tolist(),
             counts.tolist(),
             strict=True,

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ksyms.cli import main
+from ksyms.elf import SHN_ABS
 from ksyms.image import Image
 from ksyms.memory_map import KINDS, FileSizes, MemoryMap, Part, memory_map
 from ksyms.report.map_html import map_html
@@ -84,6 +85,13 @@ def test_an_image_without_symbols_has_an_empty_map() -> None:
 
     assert memory.parts == ()
     assert ElementTree.fromstring(map_svg(memory, "nothing")).tag == f"{SVG}svg"
+
+
+def test_an_image_of_numbers_alone_has_no_parts() -> None:
+    memory = memory_map(Image(bare_elf([Sym("number", 16, shndx=SHN_ABS)])))
+
+    assert memory.parts == ()
+    assert [file.symbols for file in memory.files] == [1]
 
 
 @settings(derandomize=True, max_examples=100, deadline=None)
