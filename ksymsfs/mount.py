@@ -16,12 +16,12 @@ from ksymsfs.device import snapshot_path
 from ksymsfs.errors import MountError
 from ksymsfs.fs import Filesystem
 from ksymsfs.fusefs import mounted
-from ksymsfs.mountinfo import FREEBSD
+from ksymsfs.mountinfo import ON_FREEBSD
 from ksymsfs.mountpoint import FSNAME
 
 log = logging.getLogger(__name__)
 
-BINDINGS = ("mfusepy",) if FREEBSD else ("fuse", "fusepy", "mfusepy")
+BINDINGS = ("mfusepy",) if ON_FREEBSD else ("fuse", "fusepy", "mfusepy")
 """Module names, in the order tried: fusepy as PyPI and as Debian call it, then its
 maintained fork, which knows libfuse3 on Linux, and FreeBSD's struct stat since FreeBSD
 12, but there libfuse2 alone."""
@@ -29,7 +29,7 @@ maintained fork, which knows libfuse3 on Linux, and FreeBSD's struct stat since 
 _INSTALL = (
     "install libfuse2 (pkg install fusefs-libs) and mfusepy (pip install "
     "'ksymsfs[fuse3]')"
-    if FREEBSD
+    if ON_FREEBSD
     else "install libfuse2 (Debian: apt install libfuse2) for fusepy, or libfuse3 with "
     "pip install 'ksymsfs[fuse3]'"
 )
@@ -82,7 +82,7 @@ def serve(filesystem: Filesystem, mountpoint: str, binding: ModuleType) -> None:
         "nosuid": True,
         "noexec": True,
         # FreeBSD does not know nodev, and would send a SETATTR after every read.
-        "noatime" if FREEBSD else "nodev": True,
+        "noatime" if ON_FREEBSD else "nodev": True,
     }
     options: dict[str, Any] = {
         "foreground": True,
@@ -93,7 +93,7 @@ def serve(filesystem: Filesystem, mountpoint: str, binding: ModuleType) -> None:
         "attr_timeout": _NEVER,
         # What a name stands for never changes either. When it stands for nothing any
         # more, OPEN says so, and Linux asks again.
-        "entry_timeout": 0 if FREEBSD else _NEVER,
+        "entry_timeout": 0 if ON_FREEBSD else _NEVER,
         **kernel,
     }
     operations: object = _Operations(filesystem)
@@ -101,7 +101,9 @@ def serve(filesystem: Filesystem, mountpoint: str, binding: ModuleType) -> None:
         options["max_background"] = _MAX_BACKGROUND
         operations = _Callable(filesystem)
     try:
-        with mounted(mountpoint, kernel) if FREEBSD else nullcontext(mountpoint) as at:
+        with (
+            mounted(mountpoint, kernel) if ON_FREEBSD else nullcontext(mountpoint) as at
+        ):
             binding.FUSE(operations, at, **options)
     except RuntimeError as error:
         # libfuse3 ends with an error after a signal, too.

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-FREEBSD = sys.platform.startswith("freebsd")
+ON_FREEBSD = sys.platform.startswith("freebsd")
 
 _MNT_NOWAIT = 2  # FreeBSD: what is known already
 
@@ -35,7 +35,7 @@ class Mount(NamedTuple):
 
 def own_mounts() -> list[Mount]:
     """The mounts that this process sees, in the order they were made."""
-    return bsd_mounts(_getfsstat()) if FREEBSD else mounts()
+    return bsd_mounts(_getfsstat()) if ON_FREEBSD else mounts()
 
 
 def bsd_mounts(array: bytes) -> list[Mount]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ksymsfs.aside import Aside, AsideError
 from ksymsfs.errors import MountError
-from ksymsfs.mountinfo import FREEBSD, Mount, own_mounts
+from ksymsfs.mountinfo import ON_FREEBSD, Mount, own_mounts
 
 FSNAME = "ksymsfs"
 # The type has the subtype in it on both systems. FreeBSD's older kernels ignore fsname,
@@ -90,7 +90,7 @@ class Mountpoint:
                     raise MountError(self.path, str(error.strerror)) from error
             else:
                 if is_ours:
-                    command = "umount" if FREEBSD else "fusermount -u"
+                    command = "umount" if ON_FREEBSD else "fusermount -u"
                     raise MountError(
                         self.path,
                         "another ksymsfs is serving there; "

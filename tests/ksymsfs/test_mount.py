@@ -177,7 +177,7 @@ def test_freebsd_is_given_what_it_knows_and_a_mount_that_is_there(
         given.append((path, options))
         yield "/elsewhere"
 
-    monkeypatch.setattr(mount, "FREEBSD", True)
+    monkeypatch.setattr(mount, "ON_FREEBSD", True)
     monkeypatch.setattr(mount, "mounted", mounted)
     binding = Binding(is_mfusepy=True)
 

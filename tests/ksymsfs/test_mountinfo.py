@@ -61,7 +61,7 @@ class Libc:
 
 
 def on_freebsd(monkeypatch: pytest.MonkeyPatch, libc: Libc) -> None:
-    monkeypatch.setattr(module, "FREEBSD", True)
+    monkeypatch.setattr(module, "ON_FREEBSD", True)
     monkeypatch.setattr(ctypes, "CDLL", lambda name, use_errno: libc)
     # No file of a /proc that may be there, and no mount(8), is asked.
     for name in ("open", "read_bytes", "exists"):

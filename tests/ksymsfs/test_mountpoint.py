@@ -179,7 +179,7 @@ def test_how_to_end_a_living_server_is_said_in_the_systems_words(
     is_freebsd: bool,
     command: str,
 ) -> None:
-    monkeypatch.setattr(module, "FREEBSD", is_freebsd)
+    monkeypatch.setattr(module, "ON_FREEBSD", is_freebsd)
     mounts.add(tmp_path)
 
     with pytest.raises(MountError, match=f"end it with: {command} {tmp_path}$"):
