@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import struct
+from io import BytesIO
+
 import pytest
+from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
 
 from ksyms.bpf.btf_load import btf_load
 from ksyms.bpf.kernel_rules import RULES_6_18
@@ -71,6 +76,26 @@ def test_sections_get_the_size_and_layout_of_the_elf_file() -> None:
     assert section(after, ".bss").size == map.value_size
     assert after.variables(section(after, ".bss")) == map.variables
     assert section(after, "license").size == 4
+
+
+def test_offsets_and_sizes_of_any_width_keep_their_32_bits() -> None:
+    data = bytearray(bpf_cases.object_bytes("y07_isra_suffix.o"))
+    elf = ELFFile(BytesIO(bytes(data)))
+    symtab = elf.get_section_by_name(".symtab")
+    assert isinstance(symtab, SymbolTableSection)
+    (number,) = (i for i, s in enumerate(symtab.iter_symbols()) if s.name == "out")
+    (bss,) = (i for i, s in enumerate(elf.iter_sections()) if s.name == ".bss")
+    for at, value in (
+        (symtab["sh_offset"] + 24 * number + 8, 16),  # st_value
+        (elf["e_shoff"] + 64 * bss + 0x20, 24),  # sh_size
+    ):
+        struct.pack_into("<Q", data, at, (7 << 32) + value)
+    loaded = BpfObject.from_bytes(bytes(data)).loader_btf
+
+    assert loaded is not None
+    after = Btf.from_bytes(loaded)
+    (variable,) = after.variables(section(after, ".bss"))
+    assert (variable.offset, section(after, ".bss").size) == (16, 24)
 
 
 @pytest.mark.parametrize("name", bpf_cases.object_names())

@@ -18,6 +18,7 @@ from ksyms.btf_types import GLOBAL, Kind, SectionVariable, Type
 
 _DUMMY = "dummy_ksym"
 _FAKE_SIZE = 4  # bytes of the int that stands for each ksym
+_MASK = 0xFFFFFFFF
 
 
 def loader_btf(elf: BpfElf, btf: Btf, externs: Sequence[Extern]) -> bytes:
@@ -63,11 +64,12 @@ class _Writer:
     def _write(
         self, section: Type, size: int, variables: Sequence[SectionVariable]
     ) -> None:
+        # libbpf counts in 32 bits.
         at = self.btf.word_of(section.id)
-        self.words[at + 2] = size
+        self.words[at + 2] = size & _MASK
         for number, variable in enumerate(variables):
             start = at + 3 + 3 * number
-            self.words[start : start + 3] = array("I", variable)
+            self.words[start : start + 3] = array("I", (n & _MASK for n in variable))
 
     # An int each, one behind the other; for all functions the same one.
     def _ksyms(self, section: Type) -> tuple[int, list[SectionVariable]]:

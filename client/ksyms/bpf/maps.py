@@ -193,8 +193,9 @@ def _is_visible(btf: Btf, variable: SectionVariable) -> bool:
 # btf_fixup_datasec(): the compiler leaves the offsets of global variables to the
 # symbol table; those of static ones are in place.
 def placed_variables(elf: BpfElf, btf: Btf, datasec: Type) -> list[SectionVariable]:
+    # libbpf keeps 32 bits of an offset.
     values = {
-        symbol.name: symbol.value
+        symbol.name: symbol.value & 0xFFFFFFFF
         for symbol in reversed(elf.symbols)
         if symbol.type == STT_OBJECT and symbol.binding in (STB_GLOBAL, STB_WEAK)
     }
