@@ -420,7 +420,10 @@ class Btf:
         return (*below, *(t for t in found if kind is None or t.kind is kind))
 
     def validate(self) -> None:
-        """Follow every name and reference of this BTF itself; raises BtfError."""
+        """Follow every name and reference of this BTF itself; raises BtfError.
+
+        A FUNC must refer to a FUNC_PROTO (libbpf, btf_validate_type()).
+        """
         for type in self:
             at = self._at(type.id)
             for reference in self._references(type):
@@ -428,6 +431,12 @@ class Btf:
                     raise self._error(
                         at, f"type [{type.id}] refers to [{reference}], which is not"
                     )
+            proto = self[type.type_id] if type.kind is Kind.FUNC else None
+            if proto is not None and proto.kind is not Kind.FUNC_PROTO:
+                raise self._error(
+                    at,
+                    f"type [{type.id}] is of type [{proto.id}], which is no func_proto",
+                )
 
     def _references(self, type: Type) -> Iterator[int]:
         yield type.type_id

@@ -345,6 +345,18 @@ def test_validate_follows_names_and_references(data: bytes, reason: str) -> None
     assert (caught.value.offset, caught.value.reason[: len(reason)]) == (40, reason)
 
 
+def test_validate_wants_a_function_to_have_a_prototype() -> None:
+    writer = BtfWriter()
+    number = writer.add(Kind.INT, "int", value=4, words=[32])
+    writer.add(Kind.FUNC, "f", value=number)
+    btf = Btf.from_bytes(writer.to_bytes())
+
+    with pytest.raises(
+        BtfError, match=r"\[2\] is of type \[1\], which is no func_proto"
+    ):
+        btf.validate()
+
+
 def exercise(btf: Btf) -> None:
     for type in btf:
         btf.size_of(type.id)
