@@ -11,6 +11,7 @@ import ctypes
 import os
 import runpy
 import sys
+import sysconfig
 from typing import Any
 
 import numpy  # noqa: F401 (asks, when it is imported, for what really is here)
@@ -56,6 +57,7 @@ def become_freebsd() -> None:
         for name in names.split():
             if hasattr(__import__(module), name):
                 delattr(__import__(module), name)
+    sysconfig.get_config_vars()  # of the Python that this really is
     uname = os.uname_result(
         ("FreeBSD", "beastie", "14.1-RELEASE-p5", "FreeBSD 14.1-RELEASE-p5", "amd64")
     )
