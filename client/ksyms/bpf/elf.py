@@ -43,6 +43,8 @@ class ElfSymbol(NamedTuple):
     type: int
     binding: int
     shndx: int
+    visibility: int
+    """STV_*."""
 
 
 class Relocation(NamedTuple):
@@ -172,9 +174,16 @@ def _symbols(
     whole = table.data[: len(table.data) // 24 * 24]
     return tuple(
         ElfSymbol(
-            index, _name(strings, name, path), value, size, info & 15, info >> 4, shndx
+            index,
+            _name(strings, name, path),
+            value,
+            size,
+            info & 15,
+            info >> 4,
+            shndx,
+            other & 3,
         )
-        for index, (name, info, _, shndx, value, size) in enumerate(
+        for index, (name, info, other, shndx, value, size) in enumerate(
             struct.iter_unpack(order + "IBBHQQ", whole)
         )
     )

@@ -146,8 +146,9 @@ def _extern(
 
 # find_kcfg_type(): a bool, an integer, a tristate, or a string.
 def _kconfig_failure(btf: Btf, name: str, type_id: int) -> Failure | None:
-    if not btf.size_of(type_id):
-        text = f"failed to resolve size of extern (kcfg) '{name}': -22"
+    if not (size := btf.size_of(type_id)):
+        why = -22 if size is None else 0
+        text = f"failed to resolve size of extern (kcfg) '{name}': {why}"
         return Failure("-EINVAL", text)
     type = btf.skip_modifiers(type_id)
     if type.kind is Kind.ARRAY:

@@ -16,9 +16,9 @@ from ksyms.bpf.ignored import Ignored, IgnoredPointers
 from ksyms.bpf.kernel_rules import KernelRules
 from ksyms.bpf.map_create import MapVerdict, map_create
 from ksyms.bpf.map_types import WITHOUT_BTF, type_name
-from ksyms.bpf.maps import BpfMap
+from ksyms.bpf.maps import BPF_F_MMAPABLE, BpfMap
 from ksyms.bpf.object import BpfObject
-from ksyms.bpf.refusal import Refusal, RefusedError
+from ksyms.bpf.refusal import ENOTSUPP, Refusal, RefusedError
 from ksyms.bpf.targets import Target, Types
 from ksyms.btf import Btf
 
@@ -55,6 +55,18 @@ class MapFields(NamedTuple):
     """Of a map of maps: what its maps are like."""
 
     @property
+    def mmap(self) -> Refusal | None:
+        """Of mmap(2), by which libbpf shares global data with its user."""
+        is_shared = self.map.variables and self.map.map_flags & BPF_F_MMAPABLE
+        if not is_shared or not self.fields or self.map_create is not None:
+            return None
+        return Refusal(
+            ENOTSUPP,
+            "a map with special fields cannot be mapped into memory; libbpf does so "
+            "with all global data, unless its variables are static or __hidden",
+        )
+
+    @property
     def is_lost(self) -> bool:
         """Whether libbpf comes to no map, or to one without the fields."""
         lacks = bool(self.fields) or self.retry is not None
@@ -85,7 +97,9 @@ class Kptrs(NamedTuple):
     @property
     def result(self) -> str:
         """ "ok", or the errno of the first refusal: "-ENOENT"."""
-        lost = [found.map_create for found in self.all_maps if found.is_lost]
+        lost = [
+            found.map_create if found.is_lost else found.mmap for found in self.all_maps
+        ]
         refused = filter(None, [self.btf_load, *lost])
         return next((refusal.result for refusal in refused), "ok")
 
@@ -198,7 +212,14 @@ def _refusals(kptrs: Kptrs) -> Iterator[str]:
             f"BPF_BTF_LOAD fails with {kptrs.btf_load.result} "
             f"(libbpf goes on without types): {kptrs.btf_load}"
         )
-    yield from (_refusal_text(found) for found in kptrs.all_maps if found.is_lost)
+    for found in kptrs.all_maps:
+        if found.is_lost:
+            yield _refusal_text(found)
+        if found.mmap is not None:
+            yield (
+                f"map '{found.map.name}': mmap(2) fails with {found.mmap.result}: "
+                f"{found.mmap}"
+            )
 
 
 def _refusal_text(found: MapFields) -> str:

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 from ksyms.bpf.elf import BpfElf
 from ksyms.bpf.externs import KCONFIG, KSYMS, Extern
-from ksyms.bpf.maps import placed_variables
+from ksyms.bpf.maps import is_static, placed_variables, visible_objects
 from ksyms.btf import Btf
-from ksyms.btf_types import GLOBAL, Kind, SectionVariable, Type
+from ksyms.btf_types import GLOBAL, STATIC, Kind, SectionVariable, Type
 
 _DUMMY = "dummy_ksym"
 _FAKE_SIZE = 4  # bytes of the int that stands for each ksym
@@ -35,6 +35,7 @@ class _Writer:
         self.words: array[int] = btf.words
         self.strings = btf.strings
         self.int = self._find_int()
+        self.objects = visible_objects(elf)
         for section in map(btf.__getitem__, btf.ids(Kind.DATASEC)):
             if section.name == KSYMS:
                 self._write(section, *self._ksyms(section))
@@ -140,13 +141,13 @@ class _Writer:
     def _size(self, extern: Extern) -> int:
         return self.btf.size_of(extern.type_id) or 0
 
-    # Static linkers have filled in what compilers leave out.
+    # What is hidden in ELF becomes static.
     def _data(
         self, elf: BpfElf, section: Type
     ) -> tuple[int, Sequence[SectionVariable]]:
-        if section.size:
-            variables = self.btf.variables(section)
-            return section.size, sorted(variables, key=lambda v: v.offset)
+        variables = placed_variables(self.objects, self.btf, section)
+        for var in (self.btf[variable.type_id] for variable in variables):
+            if is_static(self.objects, self.btf, var):
+                self.words[self.btf.word_of(var.id) + 3] = STATIC
         found = elf.section(section.name)
-        size = found.size if found else 0
-        return size, placed_variables(elf, self.btf, section)
+        return section.size or (found.size if found else 0), variables

@@ -187,10 +187,10 @@ def check_attributes(map: BpfMap, rules: KernelRules, *, has_btf: bool) -> None:
     type = MapType(map.type)
     if flags & _F.RDONLY and flags & _F.WRONLY:
         raise refused(EINVAL, "BPF_F_RDONLY and BPF_F_WRONLY")
-    if type in _LRU and flags & _F.NO_PREALLOC and not flags & ~_FLAGS[type]:
+    if type in _LRU and flags & _F.NO_PREALLOC and not flags & ~int(_FLAGS[type]):
         raise refused(ENOTSUPP, "BPF_F_NO_PREALLOC on an LRU map")
-    if flags & ~_FLAGS[type]:
-        unknown = MapFlag(flags & ~_FLAGS[type])
+    if flags & ~int(_FLAGS[type]):
+        unknown = flags & ~int(_FLAGS[type])
         raise refused(EINVAL, f"flags {unknown:#x} on a map of type {type.name}")
     if flags & _F.RDONLY_PROG and flags & _F.WRONLY_PROG:
         raise refused(EINVAL, "BPF_F_RDONLY_PROG and BPF_F_WRONLY_PROG")

@@ -6,11 +6,13 @@ import re
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from ksyms.bpf.elf import BpfElf, read_elf
+from ksyms.bpf.declared_maps import declared_maps
+from ksyms.bpf.elf import SHF_EXECINSTR, BpfElf, read_elf
 from ksyms.bpf.externs import Extern, Failure, collect_externs
 from ksyms.bpf.instruction import CALL, LD_IMM64
 from ksyms.bpf.loader_btf import loader_btf
-from ksyms.bpf.maps import BpfMap, find_maps
+from ksyms.bpf.maps import BpfMap, global_data, legacy_maps
+from ksyms.bpf.open_failures import data_failures, section_failures
 from ksyms.btf import Btf
 from ksyms.errors import BpfObjectError, BtfError
 
@@ -40,10 +42,22 @@ class BpfObject:
         self.externs: tuple[Extern, ...]
         """In libbpf's order: .kconfig first, then by name."""
         self.failures: tuple[Failure, ...]
-        """Why libbpf would not open it for its externs; the first is its answer."""
-        self.externs, self.failures = collect_externs(elf, btf)
+        """Why libbpf would not open it; the first is its answer."""
+        self.externs, failures = collect_externs(elf, btf)
         self.uses: tuple[ExternUse, ...] = _find_uses(elf, self.externs, name)
-        self.maps: tuple[BpfMap, ...] = find_maps(elf, btf)
+        declared, faults = declared_maps(elf, btf) if btf else ((), ())
+        self.maps: tuple[BpfMap, ...] = (
+            *legacy_maps(elf, btf),
+            *declared,
+            *global_data(elf, btf),
+        )
+        """In libbpf's order."""
+        self.failures = (
+            *section_failures(elf, btf),
+            *failures,
+            *(data_failures(elf, btf) if btf and not failures else ()),
+            *faults,
+        )
         self.loader_btf: bytes | None = (
             loader_btf(elf, btf, self.externs) if btf else None
         )
@@ -93,7 +107,8 @@ def _find_uses(
         if extern is None or target >= len(elf.sections):
             continue
         section = elf.sections[target]
-        if section.name in (".BTF", ".BTF.ext") or section.name.startswith(".debug"):
+        # In data the address is left at 0 without a word.
+        if not section.flags & SHF_EXECINSTR:
             continue
         length = 16 if section.data[offset : offset + 1] == b"\x18" else 8
         instruction = section.data[offset : offset + length]

@@ -62,7 +62,7 @@ libbpf's text or null, "messages", "externs": [{"name", "kind": "typeless", "var
 "value_size", "map_create": 0 or "-EACCES" ... of BPF_MAP_CREATE, "map_create_reason",
 "fields": [{"off", "kind": "kptr", "bpf_timer" ..., "path", "target", "where":
 "vmlinux", a module or "local"}], "ignored": [{"path", "reason"}], "inner": what a map
-of maps holds}]}.
+of maps holds, "mmap" and "mmap_reason" where libbpf cannot map global data}]}.
 
 examples:
   ksyms bpf check prog.bpf.o

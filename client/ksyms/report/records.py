@@ -48,6 +48,9 @@ def _fields_record(found: MapFields) -> dict[str, Any]:
         "fields": list(map(_field_record, found.fields)),
         "ignored": [pointer._asdict() for pointer in found.ignored],
     }
+    if found.mmap is not None:
+        record["mmap"] = _errno(found.mmap)
+        record["mmap_reason"] = _reason(found.mmap)
     if found.inner is not None:
         record["inner"] = _fields_record(found.inner)
     return record

@@ -1,0 +1,58 @@
+"""Why libbpf would not open an object, besides its externs and maps.
+
+libbpf 1.8: bpf_object__elf_collect(), bpf_object__init_btf(), btf_fixup_datasec().
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ksyms.bpf.elf import BpfElf
+from ksyms.bpf.externs import KCONFIG, KSYMS, Failure
+from ksyms.bpf.maps import FIXED, LEGACY, visible_objects
+from ksyms.btf import Btf
+from ksyms.btf_types import Kind
+
+_NEED_BTF = frozenset(
+    {".maps", ".struct_ops", ".struct_ops.link", "?.struct_ops", "?.struct_ops.link"}
+)
+
+
+def section_failures(elf: BpfElf, btf: Btf | None) -> Iterator[Failure]:
+    """What it does not accept of the sections, before it looks for externs."""
+    names = {section.name for section in elf.sections}
+    if LEGACY in names:
+        yield Failure(
+            "-ENOTSUP",
+            f"elf: legacy map definitions in '{LEGACY}' section are not supported by "
+            "libbpf v1.0+",
+        )
+    if btf is None and names & _NEED_BTF:
+        yield Failure("-ENOENT", "BTF is required, but is missing or corrupted.")
+
+
+def data_failures(elf: BpfElf, btf: Btf) -> Iterator[Failure]:
+    """Where the types of global data do not fit the file; libbpf only debugs these."""
+    objects = visible_objects(elf)
+    for datasec in map(btf.__getitem__, btf.ids(Kind.DATASEC)):
+        name = datasec.name
+        if name in (KCONFIG, KSYMS):
+            continue
+        section = elf.section(name)
+        if not datasec.size and (section is None or not section.size):
+            error = "-ENOENT" if section is None else "0"
+            yield Failure(
+                "-ENOENT",
+                f"sec '{name}': failed to determine size from ELF: size 0, err {error}",
+            )
+            continue
+        for var in (btf[variable.type_id] for variable in btf.variables(datasec)):
+            if var.kind is not Kind.VAR:
+                yield Failure("-EINVAL", f"sec '{name}': unexpected non-VAR type found")
+                break
+            if btf.linkage(var) not in FIXED and var.name not in objects:
+                yield Failure(
+                    "-ENOENT",
+                    f"sec '{name}': failed to find ELF symbol for VAR '{var.name}'",
+                )
+                break
