@@ -1,7 +1,8 @@
-/* Opens a BPF object with the system's libbpf, tells its maps, loads it, and prints all
-   that libbpf says meanwhile: "map ...", "warn TEXT" and "debug TEXT" lines, "insns
-   SECTION HEX" of each program as relocated, at last "open ERRNO" or "load ERRNO".
-   With a second argument it stops before loading. */
+/* Opens a BPF object with a libbpf, tells its types and maps, loads it, and prints all
+   that libbpf says meanwhile: "version MAJOR.MINOR", "map ...", "warn TEXT" and "debug TEXT" lines, "btf HEX",
+   "insns SECTION PROGRAM HEX" of each program as relocated, at last "open ERRNO",
+   "opened 0" or "load ERRNO". With a second argument it stops before loading. */
+#include <bpf/btf.h>
 #include <bpf/libbpf.h>
 #include <stdio.h>
 #include <string.h>
@@ -16,14 +17,25 @@ static int print(enum libbpf_print_level level, const char *format, va_list args
 	return 0;
 }
 
+static void print_hex(const void *data, size_t size)
+{
+	const unsigned char *bytes = data;
+
+	for (size_t i = 0; i < size; i++)
+		printf("%02x", bytes[i]);
+	printf("\n");
+}
+
 int main(int argc, char **argv)
 {
 	struct bpf_object *object;
 	struct bpf_program *program;
 	struct bpf_map *map;
+	const struct btf *btf;
 	int error;
 
 	libbpf_set_print(print);
+	printf("version %u.%u\n", libbpf_major_version(), libbpf_minor_version());
 	object = bpf_object__open_file(argv[1], NULL);
 	if (!object) {
 		printf("open %ld\n", libbpf_get_error(object));
@@ -35,16 +47,24 @@ int main(int argc, char **argv)
 		       bpf_map__value_size(map), bpf_map__max_entries(map),
 		       bpf_map__map_flags(map), bpf_map__btf_key_type_id(map),
 		       bpf_map__btf_value_type_id(map));
-	if (argc > 2)
+	btf = bpf_object__btf(object);
+	if (btf) {
+		unsigned int size;
+		const void *data = btf__raw_data(btf, &size);
+
+		printf("btf ");
+		print_hex(data, size);
+	}
+	if (argc > 2) {
+		printf("opened 0\n");
 		return 0;
+	}
 	error = bpf_object__load(object);
 	bpf_object__for_each_program(program, object) {
-		const unsigned char *bytes = (void *)bpf_program__insns(program);
-
-		printf("insns %s ", bpf_program__section_name(program));
-		for (size_t i = 0; i < 8 * bpf_program__insn_cnt(program); i++)
-			printf("%02x", bytes[i]);
-		printf("\n");
+		printf("insns %s %s ", bpf_program__section_name(program),
+		       bpf_program__name(program));
+		print_hex(bpf_program__insns(program),
+			  8 * bpf_program__insn_cnt(program));
 	}
 	printf("load %d\n", error);
 	bpf_object__close(object);
