@@ -104,12 +104,13 @@ def _plain(line: str) -> str:
 
 def of_1_8(text: str) -> str:
     """A message of libbpf 1.1 as 1.8 words it."""
+    text = re.sub(r"(failed to determine size .*, err) -2$", r"\1 -ENOENT", text)
     return re.sub(r"(func_proto .* incompatible with) kernel", r"\1 vmlinux", text)
 
 
 def about_opening(obj: BpfObject, said: Said) -> Iterator[str]:
     """Where libbpf opens an object otherwise than we do."""
-    texts = (*said.warnings, *said.debug)
+    texts = [of_1_8(text) for text in (*said.warnings, *said.debug)]
     if obj.failures or said.step == "open":
         if not obj.failures or said.step != "open":
             yield f"open: {said.result} {said.warnings}, ours {obj.failures}"

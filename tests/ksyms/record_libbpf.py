@@ -2,9 +2,10 @@
 
     PYTHONPATH=.:client python -m tests.ksyms.record_libbpf LOADER FOLDER FILE
 
-LOADER runs libbpf_load, built with the libbpf to record; FOLDER has the sources
-(NAME.bpf.c), FILE becomes tests/data/libbpf/said.tar.xz: each source, its object
-without debug sections, and what was said of it that matters here (NAME.said).
+LOADER runs libbpf_load, built with the libbpf to record; FOLDER has sources
+(NAME.bpf.c) and objects (NAME.o), FILE becomes tests/data/libbpf/said.tar.xz: each
+source, its object without debug sections, and what was said of it that matters here
+(NAME.said).
 """
 
 from __future__ import annotations
@@ -38,13 +39,17 @@ def kept(text: str) -> str:
 def main(loader: str, folder: str, archive: str) -> None:
     members: dict[str, list[tuple[str, bytes]]] = {".bpf.c": [], ".said": [], ".o": []}
     with tempfile.TemporaryDirectory() as temporary:
-        for source in sorted(Path(folder).glob("*.bpf.c")):
-            name = source.name.removesuffix(".bpf.c")
-            path = build(Path(temporary), name, source.read_text())
+        for source in sorted(Path(folder).iterdir()):
+            name = source.name.partition(".")[0]
+            path = Path(temporary, f"{name}.o")
+            if source.suffix == ".c":
+                build(path.parent, name, source.read_text())
+                members[".bpf.c"].append((name, source.read_bytes()))
+            else:
+                path.write_bytes(source.read_bytes())
             subprocess.run(["llvm-strip", "-g", path], check=True)
             done = subprocess.run([loader, path], capture_output=True, check=True)
             said = kept(done.stdout.decode(errors="surrogateescape"))
-            members[".bpf.c"].append((name, source.read_bytes()))
             members[".said"].append((name, said.encode(errors="surrogateescape")))
             members[".o"].append((name, path.read_bytes()))
     # Like beside like packs best.

@@ -93,6 +93,7 @@ EXTRA = {
 _1_3 = """
 f_flav17 f_flavour f_flavour_strong_bad f_flavs17 f_fnptr_arg f_fnptr_arg2
 f_ret_int_for_ptr_weak f_static_fn f_variadic_weak s12f_func_incompat_argc_weak
+x_L_f_flavour_f_not_kfunc
 """
 SINCE = dict.fromkeys(_1_3.split(), (1, 3))
 # Poisoned calls came with 1.2.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -14,6 +16,7 @@ from ksyms.bpf.loader_btf import loader_btf
 from ksyms.bpf.maps import BpfMap, global_data, legacy_maps
 from ksyms.bpf.open_failures import data_failures, section_failures
 from ksyms.btf import Btf
+from ksyms.elf import STT_FUNC
 from ksyms.errors import BpfObjectError, BtfError
 
 _COMPILER = re.compile(rb"(?:clang version|GNU C\d*) [\w.]+")
@@ -101,14 +104,18 @@ def _find_uses(
     elf: BpfElf, externs: tuple[Extern, ...], path: str
 ) -> tuple[ExternUse, ...]:
     by_symbol = {extern.symbol: extern for extern in externs}
+    programs = _programs(elf)
     uses = []
     for target, offset, symbol in elf.relocations:
         extern = by_symbol.get(symbol)
         if extern is None or target >= len(elf.sections):
             continue
         section = elf.sections[target]
-        # In data the address is left at 0 without a word.
-        if not section.flags & SHF_EXECINSTR:
+        # In data the address stays 0, and nobody runs what belongs to no function,
+        # as a weak one that a linker has found a better one for.
+        spans = programs.get(target, [])
+        at = bisect_right(spans, offset, key=itemgetter(0)) - 1
+        if not section.flags & SHF_EXECINSTR or at < 0 or offset >= spans[at][1]:
             continue
         length = 16 if section.data[offset : offset + 1] == b"\x18" else 8
         instruction = section.data[offset : offset + length]
@@ -120,6 +127,16 @@ def _find_uses(
             )
         uses.append(ExternUse(section.name, offset, extern.name, instruction))
     return tuple(uses)
+
+
+# Where functions start and end, by section.
+def _programs(elf: BpfElf) -> dict[int, list[tuple[int, int]]]:
+    found: dict[int, list[tuple[int, int]]] = {}
+    for symbol in elf.symbols:
+        if symbol.type == STT_FUNC:
+            span = symbol.value, symbol.value + symbol.size
+            found.setdefault(symbol.shndx, []).append(span)
+    return {shndx: sorted(spans) for shndx, spans in found.items()}
 
 
 # "clang version 19.1.7": in .comment, or only as DW_AT_producer.

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ksyms.bpf.elf import BpfElf
+from ksyms.bpf.elf import SHF_EXECINSTR, BpfElf, Section
 from ksyms.bpf.externs import KCONFIG, KSYMS, Failure
 from ksyms.bpf.maps import FIXED, LEGACY, visible_objects
 from ksyms.btf import Btf
 from ksyms.btf_types import Kind
+from ksyms.elf import STB_LOCAL, STT_FUNC
 
+_SUBPROGRAMS = ".text"
 _NEED_BTF = frozenset(
     {".maps", ".struct_ops", ".struct_ops.link", "?.struct_ops", "?.struct_ops.link"}
 )
@@ -20,15 +22,30 @@ _NEED_BTF = frozenset(
 
 def section_failures(elf: BpfElf, btf: Btf | None) -> Iterator[Failure]:
     """What it does not accept of the sections, before it looks for externs."""
+    for section in elf.sections:
+        if section.name == LEGACY:
+            yield Failure(
+                "-ENOTSUP",
+                f"elf: legacy map definitions in '{LEGACY}' section are not supported "
+                "by libbpf v1.0+",
+            )
+        elif section.flags & SHF_EXECINSTR and section.name != _SUBPROGRAMS:
+            for program in _static_functions(elf, section):
+                yield Failure(
+                    "-ENOTSUP",
+                    f"sec '{section.name}': program '{program}' is static and not "
+                    "supported",
+                )
     names = {section.name for section in elf.sections}
-    if LEGACY in names:
-        yield Failure(
-            "-ENOTSUP",
-            f"elf: legacy map definitions in '{LEGACY}' section are not supported by "
-            "libbpf v1.0+",
-        )
     if btf is None and names & _NEED_BTF:
         yield Failure("-ENOENT", "BTF is required, but is missing or corrupted.")
+
+
+def _static_functions(elf: BpfElf, section: Section) -> Iterator[str]:
+    for symbol in elf.symbols:
+        is_function = symbol.shndx == section.shndx and symbol.type == STT_FUNC
+        if is_function and symbol.binding == STB_LOCAL:
+            yield symbol.name
 
 
 def data_failures(elf: BpfElf, btf: Btf) -> Iterator[Failure]:
