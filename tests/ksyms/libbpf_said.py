@@ -39,7 +39,7 @@ KEPT = re.compile(
             *(MMAP, BTF_LOAD, ABOUT_EXTERNS),
         )
     )
-    + "|^sec |^map '.*[.]$|^elf: legacy|^DATASEC|^BTF is required"
+    + "|^sec |^map '.*[.]$|^prog '.*': bad |^elf: legacy|^DATASEC|^BTF is required"
 )
 """The lines worth keeping of a record."""
 

@@ -74,7 +74,7 @@ def global_data(elf: BpfElf, btf: Btf | None) -> Iterator[BpfMap]:
     """One map for each section of global data; raises BtfError."""
     objects = visible_objects(elf)
     for section in elf.sections:
-        family = _data_family(section)
+        family = data_family(section)
         if not family or not section.size:
             continue
         flags = BPF_F_RDONLY_PROG if family == ".rodata" else 0
@@ -102,7 +102,8 @@ def global_data(elf: BpfElf, btf: Btf | None) -> Iterator[BpfMap]:
         )
 
 
-def _data_family(section: Section) -> str | None:
+def data_family(section: Section) -> str | None:
+    """Which kind of global data is in a section: .data, .rodata, .bss, or none."""
     if section.type == "SHT_PROGBITS" and not section.flags & SHF_EXECINSTR:
         families: tuple[str, ...] = (".data", ".rodata")
     elif section.type == "SHT_NOBITS":

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
-from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple, Self
 
 from ksyms.bpf.declared_maps import declared_maps
-from ksyms.bpf.elf import SHF_EXECINSTR, BpfElf, read_elf
+from ksyms.bpf.elf import BpfElf, read_elf
 from ksyms.bpf.externs import Extern, Failure, collect_externs
 from ksyms.bpf.instruction import CALL, LD_IMM64
 from ksyms.bpf.loader_btf import loader_btf
 from ksyms.bpf.maps import BpfMap, global_data, legacy_maps
-from ksyms.bpf.open_failures import data_failures, section_failures
+from ksyms.bpf.open_failures import (
+    data_failures,
+    reference_failures,
+    section_failures,
+)
+from ksyms.bpf.programs import Programs
 from ksyms.btf import Btf
-from ksyms.elf import STT_FUNC
 from ksyms.errors import BpfObjectError, BtfError
 
 _COMPILER = re.compile(rb"(?:clang version|GNU C\d*) [\w.]+")
@@ -60,6 +62,7 @@ class BpfObject:
             *failures,
             *(data_failures(elf, btf) if btf and not failures else ()),
             *faults,
+            *reference_failures(elf),
         )
         self.loader_btf: bytes | None = (
             loader_btf(elf, btf, self.externs) if btf else None
@@ -104,18 +107,14 @@ def _find_uses(
     elf: BpfElf, externs: tuple[Extern, ...], path: str
 ) -> tuple[ExternUse, ...]:
     by_symbol = {extern.symbol: extern for extern in externs}
-    programs = _programs(elf)
+    programs = Programs(elf)
     uses = []
     for target, offset, symbol in elf.relocations:
         extern = by_symbol.get(symbol)
         if extern is None or target >= len(elf.sections):
             continue
         section = elf.sections[target]
-        # In data the address stays 0, and nobody runs what belongs to no function,
-        # as a weak one that a linker has found a better one for.
-        spans = programs.get(target, [])
-        at = bisect_right(spans, offset, key=itemgetter(0)) - 1
-        if not section.flags & SHF_EXECINSTR or at < 0 or offset >= spans[at][1]:
+        if programs.at(target, offset) is None:
             continue
         length = 16 if section.data[offset : offset + 1] == b"\x18" else 8
         instruction = section.data[offset : offset + length]
@@ -127,16 +126,6 @@ def _find_uses(
             )
         uses.append(ExternUse(section.name, offset, extern.name, instruction))
     return tuple(uses)
-
-
-# Where functions start and end, by section.
-def _programs(elf: BpfElf) -> dict[int, list[tuple[int, int]]]:
-    found: dict[int, list[tuple[int, int]]] = {}
-    for symbol in elf.symbols:
-        if symbol.type == STT_FUNC:
-            span = symbol.value, symbol.value + symbol.size
-            found.setdefault(symbol.shndx, []).append(span)
-    return {shndx: sorted(spans) for shndx, spans in found.items()}
 
 
 # "clang version 19.1.7": in .comment, or only as DW_AT_producer.

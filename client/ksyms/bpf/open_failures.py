@@ -9,12 +9,16 @@ from collections.abc import Iterator
 
 from ksyms.bpf.elf import SHF_EXECINSTR, BpfElf, Section
 from ksyms.bpf.externs import KCONFIG, KSYMS, Failure
-from ksyms.bpf.maps import FIXED, LEGACY, visible_objects
+from ksyms.bpf.instruction import LD_IMM64
+from ksyms.bpf.maps import FIXED, LEGACY, data_family, visible_objects
+from ksyms.bpf.programs import Programs
 from ksyms.btf import Btf
 from ksyms.btf_types import Kind
-from ksyms.elf import STB_LOCAL, STT_FUNC
+from ksyms.elf import STB_LOCAL, STT_FUNC, STT_SECTION
 
 _SUBPROGRAMS = ".text"
+# .addr_space.1 is an arena's data.
+_REFERABLE = frozenset({".maps", ".addr_space.1", ".jumptables"})
 _NEED_BTF = frozenset(
     {".maps", ".struct_ops", ".struct_ops.link", "?.struct_ops", "?.struct_ops.link"}
 )
@@ -73,3 +77,31 @@ def data_failures(elf: BpfElf, btf: Btf) -> Iterator[Failure]:
                     f"sec '{name}': failed to find ELF symbol for VAR '{var.name}'",
                 )
                 break
+
+
+# bpf_program__record_reloc()
+def reference_failures(elf: BpfElf) -> Iterator[Failure]:
+    """The variables of programs that are in no section for data."""
+    known = {s.shndx for s in elf.sections if data_family(s) or s.name in _REFERABLE}
+    known |= {s.shndx for s in elf.sections if s.flags & SHF_EXECINSTR}
+    symbols = dict(enumerate(elf.symbols))
+    programs: Programs | None = None
+    for target, offset, number in elf.relocations:
+        symbol = symbols.get(number)
+        if symbol is None or not 0 < symbol.shndx < len(elf.sections):
+            continue
+        if symbol.shndx in known:
+            continue
+        programs = programs or Programs(elf)
+        program = programs.at(target, offset)
+        if program is None:
+            continue
+        if elf.sections[target].data[offset : offset + 1] != bytes([LD_IMM64]):
+            continue
+        where = elf.sections[symbol.shndx].name
+        name = where if symbol.type == STT_SECTION else symbol.name
+        yield Failure(
+            "-4005",
+            f"prog '{program.name}': bad map relo against '{name}' in section "
+            f"'{where}'",
+        )
