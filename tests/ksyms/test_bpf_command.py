@@ -20,6 +20,7 @@ from ksyms.report.junit import junit_xml
 from tests.integration.server import ROOT, as_nobody
 from tests.ksyms import bpf_cases
 from tests.ksyms.images import kernel_image
+from tests.ksyms.test_libbpf_recorded import archive
 
 ROWS = bpf_cases.recorded("expected_ksym")
 TABLES = bpf_cases.CASES / "tables"
@@ -347,6 +348,23 @@ def test_dump_shows_externs_and_maps(run: Any) -> None:
         "func  extern struct task_struct *bpf_task_acquire(struct task_struct *)" in out
     )
     assert "map  m2  hash   key 4  value 24  max 1  flags 0x0" in out
+
+
+def test_global_data_with_fields_that_libbpf_cannot_map_fails(
+    run: Any, files: Path
+) -> None:
+    name = "q_gl_bss.o"
+    (files / name).write_bytes(archive()[name])
+
+    status, out, _ = run("bpf", "check", "--json", name, *described("a"))
+    (checked,) = json.loads(out)
+    assert status == 1
+    assert checked["maps"][0]["map_create"] == 0
+    assert checked["maps"][0]["mmap"] == "-ENOTSUPP"
+    assert "__hidden" in checked["maps"][0]["mmap_reason"]
+
+    _, text, _ = run("bpf", "check", name, *described("a"))
+    assert "map '.bss': mmap(2) fails with -ENOTSUPP" in text
 
 
 def test_dump_as_json(run: Any) -> None:
