@@ -148,7 +148,7 @@ def test_the_servers_tell_how_they_are_used(freebsd: Run, module: str) -> None:
 def test_the_tests_for_freebsd_can_be_collected_there(freebsd: Run) -> None:
     options = ["--collect-only", "-q", "-p", "no:cacheprovider", "-m", "freebsd"]
 
-    done = freebsd("pytest", *options, "tests")
+    done = freebsd("pytest", *options, "tests/guest")
 
     assert done.returncode == 0, done.stdout
     assert "tests/guest/test_freebsd.py::test_our_image_is_the_kernels" in done.stdout
