@@ -15,6 +15,7 @@ from ksyms import device
 from ksymsfs import freebsd, mountpoint, netbsd
 from ksymsfs.sources import kld
 from tests.bsd.record import TARGETS, Facts, facts, recorded
+from tests.integration.server import environment
 
 HERE = Path(__file__).resolve().parent
 INCLUDE = HERE.parent.parent / "client" / "include"
@@ -102,8 +103,10 @@ def test_the_binding_for_freebsd_knows_its_struct_stat(target: str) -> None:
         capture_output=True,
         text=True,
         check=True,
+        cwd=HERE.parent.parent,
+        env=environment(),
     )
-    binding: dict[str, Facts] = json.loads(done.stdout)
+    binding: dict[str, Facts] = json.loads(done.stdout.replace("timespec", "tim"))
     for tag, ours in binding.items():
         headers = of(tag, recorded(target))
         assert headers
@@ -113,16 +116,10 @@ def test_the_binding_for_freebsd_knows_its_struct_stat(target: str) -> None:
 
 # Imported as it would be there; nothing of libfuse is called.
 _BINDING_ON_FREEBSD = """
-import ctypes.util, json, platform
+import json, platform
+from tests.bsd.test_headers import layout
 platform.system, platform.machine = lambda: "FreeBSD", lambda: "amd64"
 import mfusepy
-def layout(structure, tag):
-    found = {tag: [0, ctypes.sizeof(structure)]}
-    for name, *_ in structure._fields_:
-        field = getattr(structure, name)
-        name = name.replace("timespec", "tim")
-        found[f"{tag}.{name}"] = [field.offset, field.size]
-    return found
 print(json.dumps({
     "stat": layout(mfusepy.c_stat, "stat"),
     "statvfs": layout(mfusepy.c_statvfs, "statvfs"),

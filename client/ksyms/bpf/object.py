@@ -49,7 +49,8 @@ class BpfObject:
         self.failures: tuple[Failure, ...]
         """Why libbpf would not open it; the first is its answer."""
         self.externs, failures = collect_externs(elf, btf)
-        self.uses: tuple[ExternUse, ...] = _find_uses(elf, self.externs, name)
+        programs = Programs(elf)
+        self.uses: tuple[ExternUse, ...] = _find_uses(elf, programs, self.externs, name)
         declared, faults = declared_maps(elf, btf) if btf else ((), ())
         self.maps: tuple[BpfMap, ...] = (
             *legacy_maps(elf, btf),
@@ -62,7 +63,7 @@ class BpfObject:
             *failures,
             *(data_failures(elf, btf) if btf and not failures else ()),
             *faults,
-            *reference_failures(elf),
+            *reference_failures(elf, programs),
         )
         self.loader_btf: bytes | None = (
             loader_btf(elf, btf, self.externs) if btf else None
@@ -104,10 +105,9 @@ class BpfObject:
 
 # bpf_program__record_reloc(): only these two instructions can name an extern.
 def _find_uses(
-    elf: BpfElf, externs: tuple[Extern, ...], path: str
+    elf: BpfElf, programs: Programs, externs: tuple[Extern, ...], path: str
 ) -> tuple[ExternUse, ...]:
     by_symbol = {extern.symbol: extern for extern in externs}
-    programs = Programs(elf)
     uses = []
     for target, offset, symbol in elf.relocations:
         extern = by_symbol.get(symbol)

@@ -80,19 +80,19 @@ def data_failures(elf: BpfElf, btf: Btf) -> Iterator[Failure]:
 
 
 # bpf_program__record_reloc()
-def reference_failures(elf: BpfElf) -> Iterator[Failure]:
+def reference_failures(elf: BpfElf, programs: Programs) -> Iterator[Failure]:
     """The variables of programs that are in no section for data."""
-    known = {s.shndx for s in elf.sections if data_family(s) or s.name in _REFERABLE}
-    known |= {s.shndx for s in elf.sections if s.flags & SHF_EXECINSTR}
-    symbols = dict(enumerate(elf.symbols))
-    programs: Programs | None = None
+    known = {
+        s.shndx
+        for s in elf.sections
+        if s.flags & SHF_EXECINSTR or data_family(s) or s.name in _REFERABLE
+    }
     for target, offset, number in elf.relocations:
-        symbol = symbols.get(number)
-        if symbol is None or not 0 < symbol.shndx < len(elf.sections):
+        if number >= len(elf.symbols):
             continue
-        if symbol.shndx in known:
+        symbol = elf.symbols[number]
+        if not 0 < symbol.shndx < len(elf.sections) or symbol.shndx in known:
             continue
-        programs = programs or Programs(elf)
         program = programs.at(target, offset)
         if program is None:
             continue
